@@ -1,0 +1,1 @@
+"""Experiments with topological weight priors: data, training, evaluation, command lines."""
