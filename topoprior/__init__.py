@@ -1,0 +1,5 @@
+"""topoprior: Bayesian deep learning with topological weight priors."""
+
+from topoprior.coverings import Circle, Covering, Euclidean, FlatManifold, KleinBottle, Torus
+from topoprior.distributions import UniformOn, WrappedNormal
+from topoprior.divergences import cover_kl, kappa

@@ -199,7 +199,9 @@ class FlatManifold(Covering):
         wrapped = self.wrap(x)
         # |A p + t + B k - p| <= radius for some p of the centred cell bounds the lattice vector B k.
         cell_radius = 0.5 * self.lattice.norm(dim=0).sum().item()
-        offsets = neighbour_offsets(self.lattice, radius + 2 * cell_radius + self.shift.norm(dim=1).max())
+        offsets = neighbour_offsets(
+            self.lattice, radius + 2 * cell_radius + self.shift.norm(dim=1).max()
+        )
         images = self.sheets(wrapped).unsqueeze(-2) + (offsets @ self.lattice.T).to(x)
         return images.flatten(-3, -2) + (x - wrapped).unsqueeze(-2)
 
@@ -208,11 +210,15 @@ class FlatManifold(Covering):
         self._check_lift(x)
         self._check_lift(y, "y")
         vectors = self.wrap(self.sheets(y) - x.unsqueeze(-2))
-        if self.periods is None:  # rounding is exact along axes; else the nearest is among neighbours
+        if (
+            self.periods is None
+        ):  # rounding is exact along axes; else the nearest is among neighbours
             near = neighbour_offsets(self.lattice, self.lattice.norm(dim=0).sum().item())
             vectors = (vectors.unsqueeze(-2) + (near @ self.lattice.T).to(x)).flatten(-3, -2)
         best = vectors.square().sum(-1).argmin(-1)
-        return vectors.gather(-2, best[..., None, None].expand(*best.shape, 1, self.dim)).squeeze(-2)
+        return vectors.gather(-2, best[..., None, None].expand(*best.shape, 1, self.dim)).squeeze(
+            -2
+        )
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         squared = self.difference(x, y).square().sum(-1)
@@ -247,6 +253,21 @@ class FlatManifold(Covering):
 
         self._check_features(y)
         return nearest_point(self, y)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FlatManifold):
+            return NotImplemented
+        return all(
+            a.shape == b.shape and bool(torch.allclose(a, b))
+            for a, b in (
+                (self.lattice, other.lattice),
+                (self.linear, other.linear),
+                (self.shift, other.shift),
+            )
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.dim, self.rank, self.num_sheets))
 
     def __repr__(self) -> str:
         return f"FlatManifold(dim={self.dim}, rank={self.rank}, num_sheets={self.num_sheets})"
@@ -359,7 +380,9 @@ class KleinBottle(FlatManifold):
         y0, w_re, w_im, a_re, a_im = y.unbind(-1)
         c0, w_re, w_im = y0 / math.sqrt(3), w_re / 2, w_im / 2
         # e^{2ib} is the phase of w^2 + A c0; the other square root e^{ib} is the other sheet.
-        b = 0.5 * torch.atan2(2 * w_re * w_im + a_im * c0, w_re.square() - w_im.square() + a_re * c0)
+        b = 0.5 * torch.atan2(
+            2 * w_re * w_im + a_im * c0, w_re.square() - w_im.square() + a_re * c0
+        )
         cos_b, sin_b = b.cos(), b.sin()
         sin_a = w_re * cos_b + w_im * sin_b
         cos_a = 0.5 * (c0 + a_re * (2 * cos_b.square() - 1) + a_im * (2 * sin_b * cos_b))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 _GRID = 4096  # points of the search grid, whatever the dimension
 _MOST_FEATURES = 64
-_LEAST_SLOPE = 0.05  # features per unit length, in the flattest direction
+_LEAST_SLOPE = 0.4  # in the flattest direction, beside the slope of a wave of the longest period
+_STARTS = 8
 _CHUNK = 4096  # queries searched at a time, to bound memory
 
 
@@ -37,10 +39,12 @@ def embedding_harmonics(space: FlatManifold) -> Harmonics:
     jacobian = torch.func.vmap(torch.func.jacfwd(lowest))(points)
     slopes = ((features[i] - features[j]) / distance).square()
 
+    least = _LEAST_SLOPE * 2 * math.pi / space.lattice.norm(dim=0).max()
+
     def embeds(columns: list[int]) -> bool:
-        if slopes[:, columns].sum(-1).min() < _LEAST_SLOPE**2:
+        if slopes[:, columns].sum(-1).min() < least**2:
             return False
-        return bool(torch.linalg.svdvals(jacobian[:, columns])[:, -1].min() > _LEAST_SLOPE)
+        return bool(torch.linalg.svdvals(jacobian[:, columns])[:, -1].min() > least)
 
     columns = list(range(2 * space.dim + 1))
     while not embeds(columns):
@@ -67,11 +71,13 @@ def _grid(space: FlatManifold, count: int) -> Tensor:
     lines = [torch.arange(side, dtype=torch.float64) / side] * space.rank
     lines += [torch.linspace(-3, 3, side, dtype=torch.float64)] * (space.dim - space.rank)
     points = torch.cartesian_prod(*lines).reshape(-1, space.dim)
-    return points[:, : space.rank] @ space.lattice.T + points[:, space.rank :] @ space.across_basis.T
+    return (
+        points[:, : space.rank] @ space.lattice.T + points[:, space.rank :] @ space.across_basis.T
+    )
 
 
 def nearest_point(space: FlatManifold, y: Tensor, steps: int = 6) -> Tensor:
-    """argmin_x |embed(x) - y|: the best grid point, then Gauss-Newton steps.
+    """argmin_x |embed(x) - y|: Gauss-Newton steps from the best grid points, then from the best of them.
 
     Only the last step is differentiated: at the solution its derivative, the pseudo-inverse of the
     Jacobian, is that of the exact map for every y on the embedded space.
@@ -80,15 +86,31 @@ def nearest_point(space: FlatManifold, y: Tensor, steps: int = 6) -> Tensor:
     features = space.embed(grid)
     flat = y.reshape(-1, y.shape[-1])
     with torch.no_grad():
-        best = torch.cat([torch.cdist(part, features).argmin(-1) for part in flat.split(_CHUNK)])
-        x = grid[best]
+        x = torch.cat([_search(space, grid, features, part) for part in flat.split(_CHUNK)])
         for _ in range(steps):
             x = _gauss_newton(space, x, flat)
     return _gauss_newton(space, x, flat).reshape(*y.shape[:-1], space.dim)
+
+
+def _search(space: FlatManifold, grid: Tensor, features: Tensor, y: Tensor) -> Tensor:
+    nearest = torch.cdist(y, features).topk(_STARTS, largest=False).indices
+    y = y.unsqueeze(1).expand(-1, _STARTS, -1)
+    x = grid[nearest].flatten(0, 1)
+    longest = 0.1 * space.lattice.norm(dim=0).min().item()
+    for _ in range(3):  # short steps: the search must not leave the basin it starts in
+        step = _gauss_newton(space, x, y.flatten(0, 1)) - x
+        x = x + step * (longest / step.norm(dim=-1, keepdim=True).clamp_min(longest))
+    x = x.unflatten(0, (-1, _STARTS))
+    best = (space.embed(x) - y).square().sum(-1).argmin(-1)
+    return x[torch.arange(len(x), device=x.device), best]
 
 
 def _gauss_newton(space: FlatManifold, x: Tensor, y: Tensor) -> Tensor:
     jacobian = torch.func.vmap(torch.func.jacfwd(space.embed))(x)
     residual = (y - space.embed(x)).unsqueeze(-1)
     normal = jacobian.transpose(-1, -2) @ jacobian
+    damping = (
+        1e-9 * normal.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    )  # y far off the image
+    normal = normal + damping * torch.eye(space.dim, dtype=y.dtype, device=y.device)
     return x + torch.linalg.solve(normal, jacobian.transpose(-1, -2) @ residual).squeeze(-1)

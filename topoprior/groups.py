@@ -48,7 +48,9 @@ def check_group(
                     f"holonomy: not a group, the product of cosets {i} and {j} (0 is the identity) is missing"
                 )
         if i and _fixes_a_point(a, t, lattice, inverse):
-            raise ValueError(f"holonomy: not free, an element of coset {i} (0 is the identity) fixes a point")
+            raise ValueError(
+                f"holonomy: not free, an element of coset {i} (0 is the identity) fixes a point"
+            )
     return (
         torch.stack([a for a, _ in kept]),
         torch.stack([t for _, t in kept]),
