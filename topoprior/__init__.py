@@ -3,3 +3,16 @@
 from topoprior.coverings import Circle, Covering, Euclidean, FlatManifold, KleinBottle, Torus
 from topoprior.distributions import UniformOn, WrappedNormal
 from topoprior.divergences import cover_kl, kappa
+
+__all__ = [
+    "Circle",
+    "Covering",
+    "Euclidean",
+    "FlatManifold",
+    "KleinBottle",
+    "Torus",
+    "UniformOn",
+    "WrappedNormal",
+    "cover_kl",
+    "kappa",
+]

@@ -199,9 +199,7 @@ class FlatManifold(Covering):
         wrapped = self.wrap(x)
         # |A p + t + B k - p| <= radius for some p of the centred cell bounds the lattice vector B k.
         cell_radius = 0.5 * self.lattice.norm(dim=0).sum().item()
-        offsets = neighbour_offsets(
-            self.lattice, radius + 2 * cell_radius + self.shift.norm(dim=1).max()
-        )
+        offsets = neighbour_offsets(self.lattice, radius + 2 * cell_radius + self.shift.norm(dim=1).max())
         images = self.sheets(wrapped).unsqueeze(-2) + (offsets @ self.lattice.T).to(x)
         return images.flatten(-3, -2) + (x - wrapped).unsqueeze(-2)
 
@@ -210,15 +208,11 @@ class FlatManifold(Covering):
         self._check_lift(x)
         self._check_lift(y, "y")
         vectors = self.wrap(self.sheets(y) - x.unsqueeze(-2))
-        if (
-            self.periods is None
-        ):  # rounding is exact along axes; else the nearest is among neighbours
+        if self.periods is None:  # rounding is exact along axes; else the nearest is among neighbours
             near = neighbour_offsets(self.lattice, self.lattice.norm(dim=0).sum().item())
             vectors = (vectors.unsqueeze(-2) + (near @ self.lattice.T).to(x)).flatten(-3, -2)
         best = vectors.square().sum(-1).argmin(-1)
-        return vectors.gather(-2, best[..., None, None].expand(*best.shape, 1, self.dim)).squeeze(
-            -2
-        )
+        return vectors.gather(-2, best[..., None, None].expand(*best.shape, 1, self.dim)).squeeze(-2)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         squared = self.difference(x, y).square().sum(-1)
@@ -284,7 +278,7 @@ class Euclidean(FlatManifold):
     def __init__(self, dim: int) -> None:
         super().__init__(torch.zeros(_positive(dim, "dim"), 0))
 
-    num_features = property(lambda self: self.dim)  # type: ignore[assignment]
+    num_features = property(lambda self: self.dim)
 
     def embed(self, x: Tensor) -> Tensor:
         self._check_lift(x)
@@ -309,7 +303,7 @@ class Torus(FlatManifold):
     def __init__(self, dim: int = 2) -> None:
         super().__init__(torch.eye(_positive(dim, "dim")))
 
-    num_features = property(lambda self: 2 * self.dim)  # type: ignore[assignment]
+    num_features = property(lambda self: 2 * self.dim)
 
     def embed(self, x: Tensor) -> Tensor:
         self._check_lift(x)
@@ -357,7 +351,7 @@ class KleinBottle(FlatManifold):
     def __init__(self) -> None:
         super().__init__([[2.0, 0.0], [0.0, 1.0]], [([[1.0, 0.0], [0.0, -1.0]], [1.0, 0.0])])
 
-    num_features = property(lambda self: 5)  # type: ignore[assignment]
+    num_features = property(lambda self: 5)
 
     def embed(self, x: Tensor) -> Tensor:
         self._check_lift(x)
@@ -380,9 +374,7 @@ class KleinBottle(FlatManifold):
         y0, w_re, w_im, a_re, a_im = y.unbind(-1)
         c0, w_re, w_im = y0 / math.sqrt(3), w_re / 2, w_im / 2
         # e^{2ib} is the phase of w^2 + A c0; the other square root e^{ib} is the other sheet.
-        b = 0.5 * torch.atan2(
-            2 * w_re * w_im + a_im * c0, w_re.square() - w_im.square() + a_re * c0
-        )
+        b = 0.5 * torch.atan2(2 * w_re * w_im + a_im * c0, w_re.square() - w_im.square() + a_re * c0)
         cos_b, sin_b = b.cos(), b.sin()
         sin_a = w_re * cos_b + w_im * sin_b
         cos_a = 0.5 * (c0 + a_re * (2 * cos_b.square() - 1) + a_im * (2 * sin_b * cos_b))

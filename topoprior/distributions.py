@@ -81,7 +81,7 @@ class WrappedNormal(Distribution):
         super().__init__(batch, torch.Size([n]), validate_args=validate_args)
 
     @property
-    def arg_constraints(self) -> dict[str, Any]:  # type: ignore[override]
+    def arg_constraints(self) -> dict[str, Any]:
         if self.is_diagonal:
             return {
                 "loc": constraints.real_vector,
@@ -162,18 +162,12 @@ class WrappedNormal(Distribution):
         for i in range(len(loc)):
             nodes, weights = wrapped_normal_nodes(scale_tril[i], self.covering.lattice.to(loc))
             if self.is_diagonal:
-                here = WrappedNormal(
-                    self.covering, loc[i], scale_tril[i].diagonal(), validate_args=False
-                )
+                here = WrappedNormal(self.covering, loc[i], scale_tril[i].diagonal(), validate_args=False)
             else:
-                here = WrappedNormal(
-                    self.covering, loc[i], None, scale_tril[i], validate_args=False
-                )
+                here = WrappedNormal(self.covering, loc[i], None, scale_tril[i], validate_args=False)
             chunks = zip(nodes.split(_CHUNK), weights.split(_CHUNK), strict=True)
             parts.append(
-                -sum(
-                    ((w * here.log_prob(here.loc + x)).sum() for x, w in chunks), loc.new_zeros(())
-                )
+                -sum(((w * here.log_prob(here.loc + x)).sum() for x, w in chunks), loc.new_zeros(()))
             )
         if not parts:
             return loc.new_zeros(self.batch_shape)
@@ -211,9 +205,7 @@ class UniformOn(Distribution):
         if not isinstance(covering, Covering):
             raise TypeError(f"covering: expected a Covering, found {type(covering).__name__}")
         if not math.isfinite(covering.volume):
-            raise ValueError(
-                f"covering: {covering!r} is not compact: it carries no uniform distribution"
-            )
+            raise ValueError(f"covering: {covering!r} is not compact: it carries no uniform distribution")
         self.covering = covering
         self.dtype = dtype or torch.get_default_dtype()
         self.device = torch.device(device) if device is not None else torch.get_default_device()
@@ -223,9 +215,7 @@ class UniformOn(Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> UniformOn:
         new = self._get_checked_instance(UniformOn, _instance)
         new.covering, new.dtype, new.device = self.covering, self.dtype, self.device
-        super(UniformOn, new).__init__(
-            torch.Size(batch_shape), self.event_shape, validate_args=False
-        )
+        super(UniformOn, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 

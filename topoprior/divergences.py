@@ -12,7 +12,6 @@ quotient, since pushing down can only lose entropy, h(pi* q) <= h(q). It is no t
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -59,12 +58,9 @@ def kappa_series(scale: Tensor, terms: int = 40) -> Tensor:
     sign = 1 - 2 * (n % 2)
     # The first sum converges like r^n, slowly: extend it.
     many = torch.arange(1, 40 * terms + 1, dtype=scale.dtype, device=scale.device)
-    return (-(r**many)).log1p().sum(-1) - 2 * (sign / n * r ** (n * (n + 1) / 2) / (1 - r**n)).sum(
-        -1
-    )
+    return (-(r**many)).log1p().sum(-1) - 2 * (sign / n * r ** (n * (n + 1) / 2) / (1 - r**n)).sum(-1)
 
 
-@functools.cache
 def _polynomials(dtype: torch.dtype) -> tuple[float, list[float], list[float]]:
     """Largest r, and in w = 2 r / r_max - 1 the coefficients of kappa / r and of d kappa / dr.
 
@@ -74,17 +70,19 @@ def _polynomials(dtype: torch.dtype) -> tuple[float, list[float], list[float]]:
     r_max = math.exp(-((2 * math.pi * _NARROW[dtype]) ** 2))
     to_r = np.polynomial.Polynomial([r_max / 2, r_max / 2])
 
-    def ratio(w: np.ndarray) -> np.ndarray:
+    def ratio(w: Any) -> Any:
         r = torch.from_numpy(np.maximum(to_r(w), 1e-300))
         return (kappa_series((-r.log()).sqrt() / (2 * math.pi)) / r).numpy()
 
     fit = np.polynomial.Polynomial(
-        np.polynomial.chebyshev.cheb2poly(
-            np.polynomial.chebyshev.chebinterpolate(ratio, _DEGREE[dtype])
-        )
+        np.polynomial.chebyshev.cheb2poly(np.polynomial.chebyshev.chebinterpolate(ratio, _DEGREE[dtype]))
     )
     slope = (fit * to_r).deriv() * (2 / r_max)
     return r_max, fit.coef.tolist(), slope.coef.tolist()
+
+
+# Built once, at import (a few milliseconds), so that compiled code sees constants.
+_POLYNOMIALS = {dtype: _polynomials(dtype) for dtype in _NARROW}
 
 
 def _horner(w: Tensor, coefficients: list[float]) -> Tensor:
@@ -97,7 +95,7 @@ def _horner(w: Tensor, coefficients: list[float]) -> Tensor:
 def _kappa_and_slope(scale: Tensor, order: int) -> Tensor:
     """kappa (order 0) or its derivative (order 1)."""
     narrow = _NARROW[scale.dtype]
-    r_max, *polynomials = _polynomials(scale.dtype)
+    r_max, *polynomials = _POLYNOMIALS[scale.dtype]
     wide = scale.clamp(min=narrow)
     r = (-((2 * math.pi) ** 2) * wide.square()).exp()
     value = r * _horner(r * (2 / r_max) - 1, polynomials[order])
@@ -208,6 +206,4 @@ def _kl_wrapped_normal_uniform(q: WrappedNormal, p: UniformOn) -> Tensor:
 @register_kl(UniformOn, UniformOn)
 def _kl_uniform_uniform(q: UniformOn, p: UniformOn) -> Tensor:
     _check_same_space(q, p)
-    return torch.zeros(
-        torch.broadcast_shapes(q.batch_shape, p.batch_shape), dtype=q.dtype, device=q.device
-    )
+    return torch.zeros(torch.broadcast_shapes(q.batch_shape, p.batch_shape), dtype=q.dtype, device=q.device)

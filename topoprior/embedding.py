@@ -71,9 +71,7 @@ def _grid(space: FlatManifold, count: int) -> Tensor:
     lines = [torch.arange(side, dtype=torch.float64) / side] * space.rank
     lines += [torch.linspace(-3, 3, side, dtype=torch.float64)] * (space.dim - space.rank)
     points = torch.cartesian_prod(*lines).reshape(-1, space.dim)
-    return (
-        points[:, : space.rank] @ space.lattice.T + points[:, space.rank :] @ space.across_basis.T
-    )
+    return points[:, : space.rank] @ space.lattice.T + points[:, space.rank :] @ space.across_basis.T
 
 
 def nearest_point(space: FlatManifold, y: Tensor, steps: int = 6) -> Tensor:
@@ -109,8 +107,6 @@ def _gauss_newton(space: FlatManifold, x: Tensor, y: Tensor) -> Tensor:
     jacobian = torch.func.vmap(torch.func.jacfwd(space.embed))(x)
     residual = (y - space.embed(x)).unsqueeze(-1)
     normal = jacobian.transpose(-1, -2) @ jacobian
-    damping = (
-        1e-9 * normal.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    )  # y far off the image
+    damping = 1e-9 * normal.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]  # y far off the image
     normal = normal + damping * torch.eye(space.dim, dtype=y.dtype, device=y.device)
     return x + torch.linalg.solve(normal, jacobian.transpose(-1, -2) @ residual).squeeze(-1)

@@ -82,9 +82,7 @@ class Harmonics:
             for term, value in modes.items():
                 # Re(c (cos + i sin)) = Re c cos - Im c sin
                 weights[:, terms.index(term), column] = torch.tensor([value.real, -value.imag])
-        self.eigenvalues = torch.tensor(
-            [eigenvalue for eigenvalue, _ in found], dtype=torch.float64
-        )
+        self.eigenvalues = torch.tensor([eigenvalue for eigenvalue, _ in found], dtype=torch.float64)
         self._frequencies = torch.tensor([k for k, _ in terms]).reshape(-1, covering.rank)
         self._coordinates = [c for _, c in terms]
         self._weights = weights
@@ -188,14 +186,8 @@ def _average(
     terms: dict[_Term, complex] = {}
     for j, sign in enumerate(signs):
         moved = tuple(int(i) for i in (covering.integer_linear[j].T @ torch.tensor(k)).tolist())
-        turns = covering.lattice_coordinates(covering.shift[j]) @ torch.tensor(
-            k, dtype=torch.float64
-        )
-        value = (
-            sign
-            / len(signs)
-            * complex(math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns))
-        )
+        turns = covering.lattice_coordinates(covering.shift[j]) @ torch.tensor(k, dtype=torch.float64)
+        value = sign / len(signs) * complex(math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns))
         pieces: list[tuple[int | None, float]] = [(None, 1.0)]
         if factor is not None:
             row = (covering.across_basis.T @ covering.linear[j] @ covering.across_basis)[factor]

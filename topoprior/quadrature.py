@@ -33,9 +33,7 @@ def wrapped_normal_nodes(scale_tril: Tensor, lattice: Tensor) -> tuple[Tensor, T
         raise NotImplementedError(f"quadrature: at most {max(_NODES)} dimensions, found {dim}")
     count = _NODES[dim]
     step = 2 * _REACH / count
-    line = (
-        torch.arange(count, dtype=scale_tril.dtype, device=scale_tril.device) + 0.5
-    ) / count - 0.5
+    line = (torch.arange(count, dtype=scale_tril.dtype, device=scale_tril.device) + 0.5) / count - 0.5
     unit = torch.cartesian_prod(*[line] * dim).reshape(-1, dim)  # centred unit cube
     gauss = unit * 2 * _REACH
     log_weight = -0.5 * gauss.square() - 0.5 * math.log(2 * math.pi) + math.log(step)

@@ -143,9 +143,7 @@ def log_lattice_normal(x: Tensor, scale_tril: Tensor, lattice: Tensor) -> Tensor
     for wide in range(rank + 1):
         chosen = num_wide == wide
         # Elsewhere a harmless stand-in, so that gradients of what is not chosen stay finite.
-        safe = torch.where(
-            chosen[..., None, None], r, torch.eye(rank, dtype=r.dtype, device=r.device)
-        )
+        safe = torch.where(chosen[..., None, None], r, torch.eye(rank, dtype=r.dtype, device=r.device))
         total = torch.where(chosen, _log_sum(along, safe, wide), total)
     return total - 0.5 * across - log_norm
 
@@ -164,9 +162,7 @@ def _log_sum(p: Tensor, r: Tensor, wide: int) -> Tensor:
     offsets = _offsets(3, rank - wide, p)
     r = r.unsqueeze(-3)
     p = p.unsqueeze(-2).expand(*p.shape[:-1], len(offsets), rank)
-    for i in reversed(
-        range(wide, rank)
-    ):  # row i sees only columns i, i + 1, ...: centre k_i last to first
+    for i in reversed(range(wide, rank)):  # row i sees only columns i, i + 1, ...: centre k_i last to first
         k = (-p[..., i] / r[..., i, i]).detach()
         k = k.round() + offsets[:, i - wide]
         p = p + k.unsqueeze(-1) * r[..., :, i]
@@ -183,9 +179,7 @@ def log_dual_sum(p: Tensor, r: Tensor) -> Tensor:
     offsets = _offsets(4 if r.dtype == torch.float64 else 3, width, p)
     inverse = torch.linalg.inv(r)
     dual = (
-        torch.zeros_like(inverse[..., 0, :])
-        .unsqueeze(-2)
-        .expand(*inverse.shape[:-2], len(offsets), width)
+        torch.zeros_like(inverse[..., 0, :]).unsqueeze(-2).expand(*inverse.shape[:-2], len(offsets), width)
     )  # R^-T m, lower triangular: row i is centred on what rows 0..i-1 have chosen
     frequencies = []
     for i in range(width):
