@@ -86,6 +86,7 @@ class Harmonics:
         self._frequencies = torch.tensor([k for k, _ in terms]).reshape(-1, covering.rank)
         self._coordinates = [c for _, c in terms]
         self._weights = weights
+        self.columns = list(range(len(found)))  # which of the lowest harmonics these are
 
     @property
     def num_features(self) -> int:
@@ -100,6 +101,7 @@ class Harmonics:
         chosen._frequencies = self._frequencies[used]
         chosen._coordinates = [self._coordinates[i] for i in used.tolist()]
         chosen.eigenvalues = self.eigenvalues[columns]
+        chosen.columns = torch.tensor(self.columns)[columns].tolist()
         return chosen
 
     def __repr__(self) -> str:
@@ -109,6 +111,19 @@ class Harmonics:
         weights = self._weights.to(x)
         cos, sin = self._waves(x)
         return cos @ weights[0] + sin @ weights[1]
+
+    def mean(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """E[h(x)] for x ~ N(loc, diag(scale^2)): each wave shrinks by exp(-2 pi^2 kappa^T Sigma kappa).
+
+        Exact, and by invariance the mean under the wrapped normal too. No coordinate factors.
+        """
+        if any(c is not None for c in self._coordinates):
+            raise ValueError("mean: not available for harmonics with coordinate factors")
+        weights = self._weights.to(loc)
+        kappa = self._frequencies.to(loc) @ torch.linalg.pinv(self.covering.lattice).to(loc)
+        decay = (-2 * math.pi**2 * scale.square() @ kappa.square().T).exp()
+        cos, sin = self._waves(loc)
+        return (cos * decay) @ weights[0] + (sin * decay) @ weights[1]
 
     def _waves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Real and imaginary part of every term. Two trigonometric calls a dimension; the powers

@@ -1,0 +1,102 @@
+"""Checkpoints as a folder: config.json (what it is) + model.safetensors (numbers). Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from topoprior import coverings as _coverings
+from topoprior.coverings import FlatManifold
+
+CONFIG, MODEL = "config.json", "model.safetensors"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or of another kind; the message says which file and why."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a reader, or a kill, never sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save(folder: Path | str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write the two files, numbers first: a folder with a config.json is complete."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(folder / MODEL, safetensors.torch.save(numbers))
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def load(folder: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read the two files of a checkpoint whose config says ``"format": kind``.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or the format differs.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, MODEL):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: no {name}; expected a folder with {CONFIG} and {MODEL}")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder / CONFIG}: not valid JSON ({error})") from None
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != kind:
+        raise CheckpointError(f"{folder / CONFIG}: expected format {kind!r}, found {found!r}")
+    try:
+        tensors = safetensors.torch.load((folder / MODEL).read_bytes())
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / MODEL}: damaged or not safetensors ({error})") from None
+    return config, tensors
+
+
+def covering_to_config(space: FlatManifold) -> dict[str, Any]:
+    """A JSON description from which :func:`covering_from_config` rebuilds the space."""
+    name = type(space).__name__
+    if name in _NAMED:
+        return {"name": name, "dim": space.dim}
+    return {
+        "name": "FlatManifold",
+        "lattice": space.lattice.tolist(),
+        "holonomy": [
+            [a, t] for a, t in zip(space.linear.tolist(), space.shift.tolist(), strict=True)
+        ],
+    }
+
+
+def covering_from_config(config: Mapping[str, Any]) -> FlatManifold:
+    """Rebuild a space; a :class:`CheckpointError` where the description is not one."""
+    try:
+        if config["name"] in _NAMED:
+            return _NAMED[config["name"]](config["dim"])
+        if config["name"] == "FlatManifold":
+            return FlatManifold(config["lattice"], config["holonomy"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{CONFIG}: unusable covering {config!r} ({error})") from None
+    raise CheckpointError(f"{CONFIG}: unknown covering {config['name']!r}, expected one of {sorted(_NAMED)}")
+
+
+_NAMED: dict[str, Any] = {
+    "KleinBottle": lambda dim: _coverings.KleinBottle(),
+    "Circle": lambda dim: _coverings.Circle(),
+    "Torus": _coverings.Torus,
+}

@@ -1,0 +1,276 @@
+"""Kernels decoded from points of a space: the topological weight prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from topoprior import checkpoints
+from topoprior.checkpoints import CheckpointError
+from topoprior.coverings import FlatManifold
+from topoprior.divergences import kappa
+from topoprior.harmonics import Harmonics
+from topoprior.priors import (
+    _HE_GAIN,
+    Shape,
+    WeightPosterior,
+    WeightPrior,
+    _check_positive,
+    normal_kl,
+    register_prior,
+)
+
+FORMAT = "topoprior.DecoderPrior/1"
+
+
+class DecoderPrior(WeightPrior):
+    r"""Convolution kernels decoded from a compact flat manifold, such as the Klein bottle:
+
+    .. math:: w_{oi} = \alpha_{oi}\, g(z_{oi}) + \beta_{oi}\, 1 / \sqrt{k}, \quad
+              z \sim U,\ \alpha \sim N(0, s_a^2),\ \beta \sim N(0, s_b^2)
+
+    for every kernel of k pixels, from input i to output o. The decoder g is linear in deck-invariant
+    harmonics (any smooth decoder is, up to a small error), so it has no seams, and a layer costs a few
+    trigonometric functions and one matrix product. It is scaled to E|g(z)|^2 = 1; the scales follow
+    from E|w_oi|^2 = s_a^2 + s_b^2 = gain^2 / in, where in counts the inputs of a group.
+
+    The posterior is mean-field: 2 dim + 4 numbers a kernel, 8 on the Klein bottle, against 18 for a
+    mean-field normal over 3x3 weights. Its closed-form KL bounds the KL of the weights from above (data
+    processing twice: from latents to weights, and from the torus to the space).
+
+    Args:
+        harmonics: the features that g reads, on a compact flat manifold whose lattice lies along axes.
+        coefficients: (num_features, k), g(z) = harmonics(z) @ coefficients; rescaled to E|g|^2 = 1.
+        kernel_size: of the decoded kernels; their product is k.
+        gain: He's sqrt(2) by default.
+        mean_fraction: s_b^2 as a fraction of the whole.
+        init_scale: posterior std of alpha and beta at the start, as a fraction of the prior's.
+        init_latent_scale: posterior std of z at the start, in periods.
+
+    Raises:
+        ValueError: shapes that do not fit, a space that is not compact or not axis-aligned.
+
+    Example:
+        >>> prior = DecoderPrior.from_pretrained("klein-3x3")
+        >>> prior.sample((16, 3, 3, 3)).shape
+        torch.Size([16, 3, 3, 3])
+    """
+
+    def __init__(
+        self,
+        harmonics: Harmonics,
+        coefficients: Tensor,
+        kernel_size: Sequence[int],
+        *,
+        gain: float = _HE_GAIN,
+        mean_fraction: float = 0.1,
+        init_scale: float = 0.1,
+        init_latent_scale: float = 0.05,
+    ) -> None:
+        space = harmonics.covering
+        if not math.isfinite(space.volume) or space.periods is None:
+            raise ValueError(f"harmonics: expected a compact space with periods along axes, found {space!r}")
+        self.kernel_size = tuple(int(k) for k in kernel_size)
+        expected = (harmonics.num_features, math.prod(self.kernel_size))
+        if tuple(coefficients.shape) != expected:
+            raise ValueError(f"coefficients: expected shape {expected}, found {tuple(coefficients.shape)}")
+        if not 0 <= mean_fraction < 1:
+            raise ValueError(f"mean_fraction: expected a number in [0, 1), found {mean_fraction}")
+        norm = coefficients.double().norm()
+        if not torch.isfinite(norm) or norm == 0:
+            raise ValueError("coefficients: expected finite numbers, not all zero")
+        self.harmonics = harmonics
+        # The harmonics are orthonormal under the uniform law, so this is E|g(z)|^2 = 1.
+        self.coefficients = (coefficients.detach().double() / norm).float().cpu()
+        self.gain = _check_positive("gain", gain)
+        self.mean_fraction = float(mean_fraction)
+        self.init_scale = _check_positive("init_scale", init_scale)
+        self.init_latent_scale = _check_positive("init_latent_scale", init_latent_scale)
+
+    @property
+    def covering(self) -> FlatManifold:
+        return self.harmonics.covering
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Kernels g(z) at lifts z, (..., dim) -> (..., *kernel_size)."""
+        return (self.harmonics(z) @ self.coefficients.to(z)).unflatten(-1, self.kernel_size)
+
+    def scales(self, shape: Shape) -> tuple[float, float]:
+        """Prior stds (s_a, s_b) of alpha and beta for a weight of ``shape``."""
+        self._check_shape(shape)
+        total = self.gain / math.sqrt(shape[1])
+        return total * math.sqrt(1 - self.mean_fraction), total * math.sqrt(self.mean_fraction)
+
+    def posterior(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> DecoderPosterior:
+        return DecoderPosterior(self, shape, device=device, dtype=dtype)
+
+    def sample(self, shape: Shape) -> Tensor:
+        alpha_scale, beta_scale = self.scales(shape)
+        z = self.covering.sample_uniform(torch.Size(shape[:2]), self.coefficients.dtype, torch.device("cpu"))
+        alpha, beta = torch.randn(2, *shape[:2], 1, 1)
+        return alpha_scale * alpha * self.decode(z) + beta_scale * beta / math.sqrt(math.prod(shape[2:]))
+
+    def _check_shape(self, shape: Shape) -> None:
+        if tuple(shape[2:]) != self.kernel_size:
+            raise ValueError(
+                f"kernel_size: this prior decodes {_times(self.kernel_size)} kernels, found "
+                f"{_times(shape[2:]) if len(shape) > 2 else 'a linear layer'}; "
+                "prior='gaussian' fits any shape"
+            )
+
+    # --- checkpoints -------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write config.json and model.safetensors to ``folder``, atomically."""
+        config = {
+            "format": FORMAT,
+            "covering": checkpoints.covering_to_config(self.covering),
+            "kernel_size": list(self.kernel_size),
+            "columns": self.harmonics.columns,
+            "gain": self.gain,
+            "mean_fraction": self.mean_fraction,
+            "init_scale": self.init_scale,
+            "init_latent_scale": self.init_latent_scale,
+        }
+        checkpoints.save(folder, config, {"coefficients": self.coefficients})
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: Path | str, **options: Any) -> DecoderPrior:
+        """A prior shipped with the package, by name, or one saved in a folder.
+
+        Args:
+            name_or_folder: "klein-3x3", or a folder with config.json and model.safetensors.
+            options: override ``gain``, ``mean_fraction``, ``init_scale``, ``init_latent_scale``.
+
+        Raises:
+            CheckpointError: unknown name, missing or damaged file.
+        """
+        folder = Path(name_or_folder)
+        if str(name_or_folder) in pretrained_names():
+            folder = _PRETRAINED / str(name_or_folder)
+        elif not folder.is_dir():
+            raise CheckpointError(
+                f"{str(name_or_folder)!r} is neither a shipped prior ({', '.join(pretrained_names())}) "
+                "nor a folder"
+            )
+        config, tensors = checkpoints.load(folder, FORMAT)
+        where = folder / checkpoints.CONFIG
+        try:
+            space = checkpoints.covering_from_config(config["covering"])
+            columns = [int(c) for c in config["columns"]]
+            harmonics = Harmonics(space, max(columns) + 1).select(columns)
+            given = {key: config[key] for key in _OPTIONS if key in config}
+            if set(tensors) != {"coefficients"}:
+                raise ValueError(f"expected one tensor, 'coefficients', found {sorted(tensors)}")
+            return cls(harmonics, tensors["coefficients"], config["kernel_size"], **{**given, **options})
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{where}: does not describe a decoder prior ({error!r})") from None
+
+    def __repr__(self) -> str:
+        return (
+            f"DecoderPrior({self.covering!r}, kernel_size={self.kernel_size}, "
+            f"num_harmonics={self.harmonics.num_features}, gain={self.gain:.3g}, "
+            f"mean_fraction={self.mean_fraction:.3g})"
+        )
+
+
+class DecoderPosterior(WeightPosterior):
+    """Mean-field posterior over z (wrapped normal), alpha and beta (normal) of every kernel."""
+
+    coefficients: Tensor
+
+    def __init__(
+        self,
+        prior: DecoderPrior,
+        shape: Shape,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.prior = prior
+        self.shape = torch.Size(shape)
+        self.alpha_scale, self.beta_scale = prior.scales(shape)
+        kernels, dim = self.shape[:2], prior.covering.dim
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.latent_loc = nn.Parameter(torch.empty(*kernels, dim, **options))
+        self.latent_log_scale = nn.Parameter(torch.empty(*kernels, dim, **options))
+        # Amplitudes (alpha, beta) side by side, in units of their prior scales.
+        self.amplitude_loc = nn.Parameter(torch.empty(*kernels, 2, **options))
+        self.amplitude_log_scale = nn.Parameter(torch.empty(*kernels, 2, **options))
+        # g(z) alpha + beta / sqrt(k) as one matrix product; the prior's scales are in the matrix.
+        pixels = math.prod(prior.kernel_size)
+        constant = torch.full((1, pixels), self.beta_scale / math.sqrt(pixels))
+        matrix = torch.cat([prior.coefficients * self.alpha_scale, constant])
+        self.register_buffer("matrix", matrix.to(**options))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """A draw from the prior, with z spread uniformly over the space."""
+        space = self.prior.covering
+        assert space.periods is not None
+        with torch.no_grad():
+            loc = self.latent_loc
+            loc.copy_(space.sample_uniform(loc.shape[:-1], loc.dtype, loc.device))
+            self.latent_log_scale.copy_((space.periods * self.prior.init_latent_scale).log().expand_as(loc))
+            self.amplitude_loc.normal_()
+            self.amplitude_log_scale.fill_(math.log(self.prior.init_scale))
+
+    def _weights(self, features: Tensor, amplitudes: Tensor) -> Tensor:
+        alpha, beta = amplitudes.split(1, -1)
+        return (torch.cat([features * alpha, beta], -1) @ self.matrix).unflatten(-1, self.prior.kernel_size)
+
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        noise = torch.randn(
+            *sample_shape, *self.shape[:2], self.prior.covering.dim + 2,
+            dtype=self.latent_loc.dtype, device=self.latent_loc.device,
+        )  # fmt: skip
+        latent_noise, amplitude_noise = noise.split([self.prior.covering.dim, 2], -1)
+        z = self.latent_loc + self.latent_log_scale.exp() * latent_noise
+        amplitudes = self.amplitude_loc + self.amplitude_log_scale.exp() * amplitude_noise
+        return self._weights(self.prior.harmonics(z), amplitudes)
+
+    def mean(self) -> Tensor:
+        features = self.prior.harmonics.mean(self.latent_loc, self.latent_log_scale.exp())
+        return self._weights(features, self.amplitude_loc)
+
+    def kl(self) -> Tensor:
+        """Cover bound for z plus the normal KL of the amplitudes (whose units are the prior's)."""
+        periods = self.prior.covering.periods
+        assert periods is not None
+        latent = kappa(self.latent_log_scale.exp() / periods.to(self.latent_log_scale)).sum()
+        return latent + normal_kl(self.amplitude_loc, self.amplitude_log_scale, 1.0)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.shape)}, prior={self.prior!r}"
+
+
+_OPTIONS = ("gain", "mean_fraction", "init_scale", "init_latent_scale")
+_PRETRAINED = Path(str(resources.files("topoprior"))) / "pretrained"
+
+
+def pretrained_names() -> list[str]:
+    """Decoder priors shipped with the package."""
+    return sorted(p.parent.name for p in _PRETRAINED.glob(f"*/{checkpoints.CONFIG}"))
+
+
+def _times(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
+
+
+def _factory(name: str) -> Any:
+    return lambda: DecoderPrior.from_pretrained(name)
+
+
+for _name in pretrained_names():
+    register_prior(_name, _factory(_name))
