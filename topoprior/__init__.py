@@ -3,12 +3,34 @@
 from topoprior.coverings import Circle, Covering, Euclidean, FlatManifold, KleinBottle, Torus
 from topoprior.distributions import UniformOn, WrappedNormal
 from topoprior.divergences import cover_kl, kappa
+from topoprior.products import Product
+from topoprior.pushforward import PowerSpherical, Pushforward
+from topoprior.spaces import Cylinder, HalfTurnManifold, HantzscheWendt, MoebiusBand
+from topoprior.spherical import (
+    LensSpace,
+    RealProjectiveSpace,
+    RotationGroup,
+    Sphere,
+    SphericalSpaceForm,
+)
 from topoprior.decoder_prior import DecoderPrior
 from topoprior.inference import kl_divergence, posterior_mean, predict
 from topoprior.layers import BayesConv2d, BayesLinear
 from topoprior.priors import Gaussian, WeightPosterior, WeightPrior, get_prior, register_prior
 
 __all__ = [
+    "Cylinder",
+    "HalfTurnManifold",
+    "HantzscheWendt",
+    "LensSpace",
+    "MoebiusBand",
+    "PowerSpherical",
+    "Product",
+    "Pushforward",
+    "RealProjectiveSpace",
+    "RotationGroup",
+    "Sphere",
+    "SphericalSpaceForm",
     "BayesConv2d",
     "BayesLinear",
     "DecoderPrior",

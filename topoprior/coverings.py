@@ -19,7 +19,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from topoprior.groups import check_group, neighbour_offsets
+from topoprior.groups import check_group, generate_group, neighbour_offsets
 from topoprior.harmonics import Harmonics
 
 Isometry = tuple["Tensor | Sequence[Sequence[float]]", "Tensor | Sequence[float]"]
@@ -69,9 +69,21 @@ class Covering(ABC):
     def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Lifts of points drawn uniformly from the base, shape (*shape, cover_dim)."""
 
+    def spectral_embed(self, x: Tensor) -> Tensor:
+        """Invariant features that are Laplace eigenfunctions, the lowest of them: see `spectral.py`."""
+        return self.embed(x)
+
+    def spectral_retract(self, y: Tensor) -> Tensor:
+        """Left inverse of :meth:`spectral_embed` up to deck moves."""
+        return self.retract(y)
+
     def same_point(self, x: Tensor, y: Tensor, atol: float = 1e-5) -> Tensor:
         """Whether ``x`` and ``y`` are lifts of one point, up to distance ``atol``. Shape (...)."""
         return self.distance(x, y) <= atol
+
+    def _move(self, x: Tensor, v: Tensor) -> Tensor:
+        """The lift that the tangent vector ``v`` leads to from ``x``, to first order."""
+        return x + v
 
     def _check_lift(self, x: Tensor, name: str = "x") -> None:
         if x.shape[-1:] != (self.cover_dim,):
@@ -137,6 +149,30 @@ class FlatManifold(Covering):
         gram = self.lattice.T @ self.lattice
         compact = self.rank == n
         self.volume = gram.det().sqrt().item() / self.num_sheets if compact else math.inf
+
+    @classmethod
+    def from_generators(cls, generators: Sequence[Isometry]) -> FlatManifold:
+        r"""The quotient of R^n by the group that the isometries x -> A x + t generate.
+
+        Args:
+            generators: pairs (A, t), A orthogonal (n, n), t (n,).
+
+        Raises:
+            ValueError: the group is not discrete, has more than 200 linear parts, or has an element
+                with a fixed point.
+
+        Example:
+            >>> glide = ([[1.0, 0.0], [0.0, -1.0]], [1.0, 0.0])
+            >>> shift = ([[1.0, 0.0], [0.0, 1.0]], [0.0, 1.0])
+            >>> FlatManifold.from_generators([glide, shift]).volume  # the Klein bottle
+            1.0
+        """
+        pairs = []
+        for a, t in generators:
+            linear = torch.as_tensor(a, dtype=torch.float64).detach().cpu()
+            pairs.append((linear, torch.as_tensor(t, dtype=torch.float64).detach().cpu()))
+        lattice, cosets = generate_group(pairs)
+        return FlatManifold(lattice, cosets[1:])
 
     # --- the lattice -------------------------------------------------------------------------
 
@@ -243,10 +279,10 @@ class FlatManifold(Covering):
 
     def retract(self, y: Tensor) -> Tensor:
         """Nearest point of the embedded space, by a grid search and Gauss-Newton steps."""
-        from topoprior.embedding import nearest_point
+        from topoprior.embedding import nearest_flat_point
 
         self._check_features(y)
-        return nearest_point(self, y)
+        return nearest_flat_point(self, y)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FlatManifold):
@@ -330,14 +366,19 @@ class Circle(Torus):
 
 
 class KleinBottle(FlatManifold):
-    r"""R^2 / ((u, v) ~ (u, v + 1) ~ (u + 1, -v)), area 1, double cover R^2 / (2Z x Z).
+    r"""R^n / ((u, v) ~ (u, v + e_i) ~ (u + 1, -v)), v in R^(n-1): volume 1, double cover a torus.
 
-    With angles b = pi u and a = 2 pi v (theta1 = b, theta2 = a in the filter literature), the features
+    With b = pi u and a_i = 2 pi v_i (for n = 2: theta1 = b, theta2 = a in the filter literature), the
+    features, five for every i,
 
-    .. math:: (\sqrt 3 \cos a,\ 2 \sin a \cos b,\ 2 \sin a \sin b,\ \cos a \cos 2b,\ \cos a \sin 2b)
+    .. math:: (\sqrt 3 \cos a_i,\ 2 \sin a_i \cos b,\ 2 \sin a_i \sin b,\ \cos a_i \cos 2b,\
+              \cos a_i \sin 2b)
 
-    are a flat embedding: the induced metric is 4 pi^2 du^2 + 16 pi^2 dv^2, the image lies on the sphere
-    of radius 2 in R^5.
+    are a flat embedding: the induced metric is 4 (n - 1) pi^2 du^2 + 16 pi^2 |dv|^2, and for n = 2 the
+    image lies on the sphere of radius 2 in R^5. The n-dimensional bottles are Davis's (2019).
+
+    Args:
+        dim: n >= 2. The bottle is orientable where n is odd.
 
     Example:
         >>> K = KleinBottle()
@@ -348,14 +389,21 @@ class KleinBottle(FlatManifold):
         True
     """
 
-    def __init__(self) -> None:
-        super().__init__([[2.0, 0.0], [0.0, 1.0]], [([[1.0, 0.0], [0.0, -1.0]], [1.0, 0.0])])
+    def __init__(self, dim: int = 2) -> None:
+        if _positive(dim, "dim") < 2:
+            raise ValueError(f"dim: a Klein bottle has at least 2 dimensions, found {dim}")
+        flip = torch.eye(dim, dtype=torch.float64)
+        glide = flip[0].clone()
+        flip[1:] *= -1
+        lattice = torch.eye(dim, dtype=torch.float64)
+        lattice[0, 0] = 2
+        super().__init__(lattice, [(flip, glide)])
 
-    num_features = property(lambda self: 5)
+    num_features = property(lambda self: 5 * (self.dim - 1))
 
     def embed(self, x: Tensor) -> Tensor:
         self._check_lift(x)
-        b, a = math.pi * x[..., 0], 2 * math.pi * x[..., 1]
+        b, a = math.pi * x[..., :1], 2 * math.pi * x[..., 1:]
         cos_a, sin_a, cos_b, sin_b = a.cos(), a.sin(), b.cos(), b.sin()
         return torch.stack(
             [
@@ -366,22 +414,24 @@ class KleinBottle(FlatManifold):
                 cos_a * (2 * sin_b * cos_b),
             ],
             -1,
-        )
+        ).flatten(-2)
 
     def retract(self, y: Tensor) -> Tensor:
         """Closed form, defined (and continuous as a point) off a set of codimension 2."""
         self._check_features(y)
-        y0, w_re, w_im, a_re, a_im = y.unbind(-1)
+        y0, w_re, w_im, a_re, a_im = y.unflatten(-1, (self.dim - 1, 5)).unbind(-1)
         c0, w_re, w_im = y0 / math.sqrt(3), w_re / 2, w_im / 2
-        # e^{2ib} is the phase of w^2 + A c0; the other square root e^{ib} is the other sheet.
-        b = 0.5 * torch.atan2(2 * w_re * w_im + a_im * c0, w_re.square() - w_im.square() + a_re * c0)
+        # e^{2ib} is the phase of sum_i (w_i^2 + A_i c_i); the other square root e^{ib}, the other sheet.
+        sine = (2 * w_re * w_im + a_im * c0).sum(-1, keepdim=True)
+        cosine = (w_re.square() - w_im.square() + a_re * c0).sum(-1, keepdim=True)
+        b = 0.5 * torch.atan2(sine, cosine)
         cos_b, sin_b = b.cos(), b.sin()
         sin_a = w_re * cos_b + w_im * sin_b
         cos_a = 0.5 * (c0 + a_re * (2 * cos_b.square() - 1) + a_im * (2 * sin_b * cos_b))
-        return torch.stack([b / math.pi, torch.atan2(sin_a, cos_a) / (2 * math.pi)], -1)
+        return torch.cat([b / math.pi, torch.atan2(sin_a, cos_a) / (2 * math.pi)], -1)
 
     def __repr__(self) -> str:
-        return "KleinBottle()"
+        return "KleinBottle()" if self.dim == 2 else f"KleinBottle({self.dim})"
 
 
 def _positive(value: int, name: str) -> int:

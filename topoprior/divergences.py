@@ -13,6 +13,7 @@ quotient, since pushing down can only lose entropy, h(pi* q) <= h(q). It is no t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -135,6 +136,8 @@ def cover_kl(q: Distribution, p: Distribution) -> Tensor:
       coordinate can only increase a KL, so it is still an upper bound.
     - two ``WrappedNormal``: the KL of the normals on R^n, from q to the nearest lifts of p.
     - ``UniformOn`` against itself: 0.
+    - ``Pushforward`` from a sphere against ``UniformOn``, and two ``Pushforward``: the KL of the bases,
+      where torch knows it.
 
     Raises:
         TypeError: no closed form is known for this pair.
@@ -148,13 +151,35 @@ def cover_kl(q: Distribution, p: Distribution) -> Tensor:
         True
     """
     _check_same_space(q, p)
-    if isinstance(q, WrappedNormal) and isinstance(p, UniformOn):
-        return _torus_kl(q)
-    if isinstance(q, WrappedNormal) and isinstance(p, WrappedNormal):
-        return _normal_kl(q, p)
-    if isinstance(q, UniformOn) and isinstance(p, UniformOn):
-        return torch.zeros_like(q.entropy())
+    for (kind_q, kind_p), bound in _COVER_KL.items():
+        if isinstance(q, kind_q) and isinstance(p, kind_p):
+            return bound(q, p)
     raise TypeError(f"cover_kl: no closed form for {type(q).__name__} against {type(p).__name__}")
+
+
+_COVER_KL: dict[tuple[type, type], Callable[[Any, Any], Tensor]] = {}
+
+
+def register_cover_kl(
+    kind_q: type, kind_p: type
+) -> Callable[[Callable[[Any, Any], Tensor]], Callable[[Any, Any], Tensor]]:
+    """Decorator: what :func:`cover_kl` computes for these types, once they live on one space."""
+
+    def register(bound: Callable[[Any, Any], Tensor]) -> Callable[[Any, Any], Tensor]:
+        _COVER_KL[kind_q, kind_p] = bound
+        return bound
+
+    return register
+
+
+@register_cover_kl(UniformOn, UniformOn)
+def _zero(q: UniformOn, p: UniformOn) -> Tensor:
+    return torch.zeros_like(q.entropy())
+
+
+@register_cover_kl(WrappedNormal, UniformOn)
+def _torus_kl_uniform(q: WrappedNormal, p: UniformOn) -> Tensor:
+    return _torus_kl(q)
 
 
 def _torus_kl(q: WrappedNormal) -> Tensor:
@@ -169,6 +194,7 @@ def _torus_kl(q: WrappedNormal) -> Tensor:
     return kappa(1 / lengths).sum(-1)
 
 
+@register_cover_kl(WrappedNormal, WrappedNormal)
 def _normal_kl(q: WrappedNormal, p: WrappedNormal) -> Tensor:
     space = q.covering
     # The images of N(loc, L L^T) are N(A_j loc + t_j, A_j L L^T A_j^T); take the nearest of each sheet.

@@ -1,61 +1,139 @@
-"""Embedding of a flat manifold by its harmonics, and the nearest-point retraction, for any group."""
+"""Embedding of a quotient by its lowest harmonics, and the nearest-point retraction, for any group."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from topoprior.harmonics import Harmonics
+from topoprior.invariants import SphericalHarmonics, invariant_harmonics
 
 if TYPE_CHECKING:
-    from topoprior.coverings import FlatManifold
+    from topoprior.coverings import Covering, FlatManifold
+    from topoprior.spherical import SphericalSpaceForm
 
 _GRID = 4096  # points of the search grid, whatever the dimension
 _MOST_FEATURES = 64
 _LEAST_SLOPE = 0.4  # in the flattest direction, beside the slope of a wave of the longest period
+_MOST_MONOMIALS = 6000
 _STARTS = 8
 _CHUNK = 4096  # queries searched at a time, to bound memory
 
 
-def embedding_harmonics(space: FlatManifold) -> Harmonics:
-    """A small set of low harmonics (constant left out) whose map is an immersion and injective.
+class _Slopes:
+    """What decides whether features embed: their slopes between points, and at points.
 
-    The lowest ones are added until both hold, then those that are not needed are dropped, highest
-    first, down to Whitney's 2 dim + 1 features (fewer may pass the check and still cross themselves).
-    Both are checked on a grid that contains the symmetric points of the cell, where either fails
-    first, and on random points.
+    Args:
+        space, features: the space and the candidate features.
+        points: where to look: lifts of the symmetric points, where either property fails first, and
+            random ones.
+        apart: pairs nearer than this are left to the derivative.
+        least: the least slope that counts, everywhere.
     """
+
+    def __init__(
+        self,
+        space: Covering,
+        features: Callable[[Tensor], Tensor],
+        points: Tensor,
+        apart: float,
+        least: float,
+    ) -> None:
+        i, j = torch.triu_indices(len(points), len(points), 1)
+        distance = space.distance(points[i], points[j])
+        far = distance > apart
+        i, j, distance = i[far], j[far], distance[far].unsqueeze(-1)
+        values = features(points)
+        self.dim, self.least = space.dim, least
+        self.jacobian = _jacobian(space, features, points)
+        self.between = ((values[i] - values[j]) / distance).square()
+
+    def embed(self, columns: list[int]) -> bool:
+        """Whether these features are an immersion, and injective."""
+        if self.between[:, columns].sum(-1).min() < self.least**2:
+            return False
+        return bool(torch.linalg.svdvals(self.jacobian[:, columns])[:, self.dim - 1].min() > self.least)
+
+    def select(self) -> list[int] | None:
+        """The lowest features are added until they embed, then those that are not needed are dropped,
+        highest first, down to Whitney's 2 dim + 1 (fewer may pass the check and still cross themselves).
+        None if all of them do not embed.
+        """
+        most = self.between.shape[1]
+        columns = list(range(min(2 * self.dim + 1, most)))
+        while not self.embed(columns):
+            if len(columns) == most:
+                return None
+            columns.append(len(columns))
+        for column in reversed(columns.copy()):
+            rest = [c for c in columns if c != column]
+            if len(rest) > 2 * self.dim and self.embed(rest):
+                columns = rest
+        return columns
+
+
+def _jacobian(space: Covering, features: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Derivative of the features along tangent vectors at every row of x, (N, F, cover_dim)."""
+
+    def along(v: Tensor, at: Tensor) -> Tensor:
+        return features(space._move(at, v))
+
+    return torch.func.vmap(torch.func.jacfwd(along))(torch.zeros_like(x), x)
+
+
+def embedding_harmonics(space: FlatManifold) -> Harmonics:
+    """A small set of low harmonics (constant left out) whose map is an immersion and injective."""
     points = torch.cat([_grid(space, 256), _random(space, 344)])
-    i, j = torch.triu_indices(len(points), len(points), 1)
-    distance = space.distance(points[i], points[j])
-    far = distance > 0.1 * space.lattice.norm(dim=0).min()
-    i, j, distance = i[far], j[far], distance[far].unsqueeze(-1)
     lowest = Harmonics(space, 1 + _MOST_FEATURES, coordinates=space.rank < space.dim)
     lowest = lowest.select(slice(1, None))
-    features = lowest(points)
-    jacobian = torch.func.vmap(torch.func.jacfwd(lowest))(points)
-    slopes = ((features[i] - features[j]) / distance).square()
-
-    least = _LEAST_SLOPE * 2 * math.pi / space.lattice.norm(dim=0).max()
-
-    def embeds(columns: list[int]) -> bool:
-        if slopes[:, columns].sum(-1).min() < least**2:
-            return False
-        return bool(torch.linalg.svdvals(jacobian[:, columns])[:, -1].min() > least)
-
-    columns = list(range(2 * space.dim + 1))
-    while not embeds(columns):
-        if len(columns) == _MOST_FEATURES:
-            raise ValueError(f"no embedding of {space!r} by {_MOST_FEATURES} harmonics was found")
-        columns.append(len(columns))
-    for column in reversed(columns.copy()):
-        rest = [c for c in columns if c != column]
-        if len(rest) > 2 * space.dim and embeds(rest):
-            columns = rest
+    periods = space.lattice.norm(dim=0)
+    least = _LEAST_SLOPE * 2 * math.pi / periods.max().item()
+    columns = _Slopes(space, lowest, points, 0.1 * periods.min().item(), least).select()
+    if columns is None:
+        raise ValueError(f"no embedding of {space!r} by {_MOST_FEATURES} harmonics was found")
     return lowest.select(columns)
+
+
+def embedding_invariants(space: SphericalSpaceForm) -> SphericalHarmonics:
+    """A small set of invariant spherical harmonics whose map is an immersion and injective.
+
+    Degree after degree: the first one of a large group is high (12 on the Poincare sphere), and every
+    degree costs.
+    """
+    points = torch.cat([_symmetric(space.cover_dim), _sphere_grid(space.cover_dim, 256)])
+    parts: list[SphericalHarmonics] = []
+    degree = 1
+    while math.comb(space.dim + degree, degree) <= _MOST_MONOMIALS:
+        part = invariant_harmonics(space.elements, degree)
+        degree += 1
+        if part is None:
+            continue
+        parts.append(part)
+        joined = SphericalHarmonics.join(parts)
+        if joined.num_features <= space.dim:
+            continue
+        columns = _Slopes(space, joined, points, 0.1 * space.shortest, _LEAST_SLOPE).select()
+        if columns is not None:
+            return joined.select(columns)
+    raise ValueError(f"no embedding of {space!r} by harmonics of degree up to {degree - 1} was found")
+
+
+def _symmetric(cover_dim: int) -> Tensor:
+    """Unit vectors along the sums and differences of at most two axes, (cover_dim^2, cover_dim)."""
+    eye = torch.eye(cover_dim, dtype=torch.float64)
+    i, j = torch.triu_indices(cover_dim, cover_dim, 1)
+    return torch.cat([eye, (eye[i] + eye[j]) / math.sqrt(2), (eye[i] - eye[j]) / math.sqrt(2)])
+
+
+def _sphere_grid(cover_dim: int, count: int) -> Tensor:
+    """Evenly spread unit vectors, (count, cover_dim): normal quantiles of a Sobol sequence."""
+    unit = torch.quasirandom.SobolEngine(cover_dim, scramble=True, seed=0).draw(count, dtype=torch.float64)
+    normal = torch.special.ndtri(unit.clamp(1e-9, 1 - 1e-9))
+    return normal / normal.norm(dim=1, keepdim=True)
 
 
 def _random(space: FlatManifold, count: int) -> Tensor:
@@ -74,39 +152,53 @@ def _grid(space: FlatManifold, count: int) -> Tensor:
     return points[:, : space.rank] @ space.lattice.T + points[:, space.rank :] @ space.across_basis.T
 
 
-def nearest_point(space: FlatManifold, y: Tensor, steps: int = 6) -> Tensor:
-    """argmin_x |embed(x) - y|: Gauss-Newton steps from the best grid points, then from the best of them.
+def nearest_flat_point(space: FlatManifold, y: Tensor) -> Tensor:
+    """:func:`nearest_point` on a regular grid of the lattice cell."""
+    return nearest_point(space, y, _grid(space, _GRID), 0.1 * space.lattice.norm(dim=0).min().item())
+
+
+def nearest_spherical_point(space: SphericalSpaceForm, y: Tensor) -> Tensor:
+    """:func:`nearest_point` on a grid of the sphere."""
+    return nearest_point(space, y, _sphere_grid(space.cover_dim, _GRID), 0.1 * space.shortest)
+
+
+def nearest_point(space: Covering, y: Tensor, grid: Tensor, reach: float, steps: int = 6) -> Tensor:
+    """argmin_x |embed(x) - y|: Gauss-Newton steps from the best points of ``grid``, then from the best
+    of them; the first steps are no longer than ``reach``.
 
     Only the last step is differentiated: at the solution its derivative, the pseudo-inverse of the
     Jacobian, is that of the exact map for every y on the embedded space.
     """
-    grid = _grid(space, _GRID).to(y)
+    grid = grid.to(y)
     features = space.embed(grid)
     flat = y.reshape(-1, y.shape[-1])
     with torch.no_grad():
-        x = torch.cat([_search(space, grid, features, part) for part in flat.split(_CHUNK)])
+        x = torch.cat([_search(space, grid, features, part, reach) for part in flat.split(_CHUNK)])
         for _ in range(steps):
-            x = _gauss_newton(space, x, flat)
-    return _gauss_newton(space, x, flat).reshape(*y.shape[:-1], space.dim)
+            x = space._move(x, _gauss_newton(space, x, flat))
+    return space._move(x, _gauss_newton(space, x, flat)).reshape(*y.shape[:-1], space.cover_dim)
 
 
-def _search(space: FlatManifold, grid: Tensor, features: Tensor, y: Tensor) -> Tensor:
+def _search(space: Covering, grid: Tensor, features: Tensor, y: Tensor, reach: float) -> Tensor:
     nearest = torch.cdist(y, features).topk(_STARTS, largest=False).indices
     y = y.unsqueeze(1).expand(-1, _STARTS, -1)
     x = grid[nearest].flatten(0, 1)
-    longest = 0.1 * space.lattice.norm(dim=0).min().item()
     for _ in range(3):  # short steps: the search must not leave the basin it starts in
-        step = _gauss_newton(space, x, y.flatten(0, 1)) - x
-        x = x + step * (longest / step.norm(dim=-1, keepdim=True).clamp_min(longest))
+        step = _gauss_newton(space, x, y.flatten(0, 1))
+        x = space._move(x, step * (reach / step.norm(dim=-1, keepdim=True).clamp_min(reach)))
     x = x.unflatten(0, (-1, _STARTS))
     best = (space.embed(x) - y).square().sum(-1).argmin(-1)
     return x[torch.arange(len(x), device=x.device), best]
 
 
-def _gauss_newton(space: FlatManifold, x: Tensor, y: Tensor) -> Tensor:
-    jacobian = torch.func.vmap(torch.func.jacfwd(space.embed))(x)
+def _gauss_newton(space: Covering, x: Tensor, y: Tensor) -> Tensor:
+    """The tangent vector at x that leads nearest to y, in the linear approximation."""
+    jacobian = _jacobian(space, space.embed, x)
     residual = (y - space.embed(x)).unsqueeze(-1)
     normal = jacobian.transpose(-1, -2) @ jacobian
-    damping = 1e-9 * normal.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]  # y far off the image
-    normal = normal + damping * torch.eye(space.dim, dtype=y.dtype, device=y.device)
-    return x + torch.linalg.solve(normal, jacobian.transpose(-1, -2) @ residual).squeeze(-1)
+    size = normal.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    eye = torch.eye(space.cover_dim, dtype=y.dtype, device=y.device)
+    normal = normal + 1e-9 * size * eye  # y far off the image
+    if space.cover_dim > space.dim:  # across the sphere there is no derivative: any number keeps it regular
+        normal = normal + size * x.unsqueeze(-1) * x.unsqueeze(-2)
+    return torch.linalg.solve(normal, jacobian.transpose(-1, -2) @ residual).squeeze(-1)

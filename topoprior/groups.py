@@ -1,9 +1,10 @@
-"""Integer arithmetic of crystallographic groups: validation, lattice points."""
+"""Groups of isometries: validation, generation, and the integer arithmetic of lattices."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ def check_group(
         element 0 is the identity.
     """
     n, r = lattice.shape
+    if not lattice.isfinite().all():
+        raise ValueError("lattice: expected finite entries")
     if r and torch.linalg.matrix_rank(lattice) < r:
         raise ValueError("lattice: the columns are linearly dependent")
     inverse = torch.linalg.pinv(lattice)
@@ -30,7 +33,8 @@ def check_group(
         name = f"holonomy element {j - 1}"
         if a.shape != (n, n) or t.shape != (n,):
             raise ValueError(
-                f"{name}: expected shapes ({n}, {n}) and ({n},), found {tuple(a.shape)} and {tuple(t.shape)}"
+                f"{name}: expected shapes ({n}, {n}) and ({n},), "
+                f"found {tuple(a.shape)} and {tuple(t.shape)}"
             )
         if not torch.allclose(a @ a.T, torch.eye(n, dtype=a.dtype), atol=_TOL):
             raise ValueError(f"{name}: A is not orthogonal")
@@ -45,7 +49,8 @@ def check_group(
         for j, (b, s) in enumerate(kept):
             if _find(kept, a @ b, a @ s + t, lattice, inverse) is None:
                 raise ValueError(
-                    f"holonomy: not a group, the product of cosets {i} and {j} (0 is the identity) is missing"
+                    f"holonomy: not a group, the product of cosets {i} and {j} "
+                    "(0 is the identity) is missing"
                 )
         if i and _fixes_a_point(a, t, lattice, inverse):
             raise ValueError(
@@ -126,3 +131,148 @@ def neighbour_offsets(lattice: Tensor, radius: float | Tensor) -> Tensor:
     lengths = (box @ lattice.T).norm(dim=1)
     order = lengths.argsort(stable=True)
     return box[order][lengths[order] <= float(radius) + _TOL]
+
+
+# --- groups from generators --------------------------------------------------------------------
+
+
+def generate_group(
+    generators: list[tuple[Tensor, Tensor]], most: int = 200
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Lattice of translations and coset representatives of the group that isometries generate.
+
+    Breadth-first search over the linear parts; every product that lands on a known linear part
+    leaves a translation behind, and by Schreier's lemma these generate the whole lattice.
+
+    Args:
+        generators: pairs (A, t), A orthogonal (n, n), t (n,), float64.
+        most: the largest number of linear parts.
+
+    Returns:
+        lattice (n, r) and the cosets, the identity first, each t in the centred cell of the lattice.
+
+    Raises:
+        ValueError: a generator is no isometry, the linear parts do not close, or the translations
+            come arbitrarily close to 0.
+    """
+    if not generators:
+        raise ValueError("generators: expected at least one, found none")
+    n = generators[0][1].numel()
+    for i, (a, t) in enumerate(generators):
+        if a.shape != (n, n) or t.shape != (n,):
+            raise ValueError(
+                f"generator {i}: expected shapes ({n}, {n}) and ({n},), "
+                f"found {tuple(a.shape)} and {tuple(t.shape)}"
+            )
+        if not torch.allclose(a @ a.T, torch.eye(n, dtype=a.dtype), atol=_TOL):
+            raise ValueError(f"generator {i}: A is not orthogonal")
+    cosets = [(torch.eye(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))]
+    translations: list[Tensor] = []
+    for a, t in cosets:  # grows while it is read
+        for b, s in generators:
+            product, moved = a @ b, a @ s + t
+            for known, origin in cosets:
+                if torch.allclose(product, known, atol=_TOL):
+                    translations.append(moved - origin)
+                    break
+            else:
+                if len(cosets) == most:
+                    raise ValueError(
+                        f"generators: more than {most} linear parts, is one of infinite order?"
+                    )
+                cosets.append((product, moved))
+    lattice = lattice_basis(translations)
+    inverse = torch.linalg.pinv(lattice)
+    return lattice, [(a, t - lattice @ (inverse @ t).round()) for a, t in cosets]
+
+
+def lattice_basis(vectors: list[Tensor], most: int = 100) -> Tensor:
+    """Reduced basis, as columns (n, r), of the lattice that possibly dependent ``vectors`` span.
+
+    Raises:
+        ValueError: they span no lattice: some coordinate in terms of independent ones among them is
+            no fraction with a denominator up to ``most``.
+    """
+    from topoprior.theta import reduce_basis
+
+    n = len(vectors[0])
+    frame = torch.zeros(n, 0, dtype=torch.float64)
+    rest = sorted((v for v in vectors if v.norm() > _TOL), key=lambda v: v.norm().item())
+    for v in rest:  # the shortest independent ones: small denominators
+        if (v - frame @ (torch.linalg.pinv(frame) @ v)).norm() > _TOL * v.norm():
+            frame = torch.cat([frame, v.unsqueeze(1)], 1)
+    if not rest:
+        return frame
+    coordinates = (torch.linalg.pinv(frame) @ torch.stack(rest, 1)).T.tolist()
+    fractions = [[Fraction(c).limit_denominator(most) for c in row] for row in coordinates]
+    for row, exact in zip(coordinates, fractions, strict=True):
+        if any(abs(c - f) > _TOL for c, f in zip(row, exact, strict=True)):
+            raise ValueError("generators: the translations are not discrete")
+    scale = math.lcm(*(f.denominator for row in fractions for f in row))
+    integers = hermite_basis([[int(f * scale) for f in row] for row in fractions])
+    basis = frame @ torch.tensor(integers, dtype=torch.float64).T / scale
+    basis = reduce_basis(basis)
+    basis = torch.where(basis.abs() < 1e-12, 0.0, basis)
+    first = basis.gather(0, (basis != 0).to(torch.uint8).argmax(0, keepdim=True))
+    return basis * first.sign()
+
+
+def hermite_basis(rows: list[list[int]]) -> list[list[int]]:
+    """Independent rows with the same integer span, by row (Hermite) elimination."""
+    rows = [list(row) for row in rows if any(row)]
+    found: list[list[int]] = []
+    for column in range(len(rows[0]) if rows else 0):
+        active = [row for row in rows if row[column]]
+        while len(active) > 1:
+            pivot = min(active, key=lambda row: abs(row[column]))
+            for row in active:
+                if row is not pivot:
+                    q = row[column] // pivot[column]
+                    row[:] = [x - q * y for x, y in zip(row, pivot, strict=True)]
+            active = [row for row in active if row[column]]
+        if active:
+            found.append(active[0])
+            rows = [row for row in rows if row is not active[0]]
+    return found
+
+
+# --- finite groups of orthogonal matrices --------------------------------------------------------
+
+
+def check_spherical_group(elements: list[Tensor]) -> Tensor:
+    """Check that matrices form a group acting freely on the sphere; drop repeated ones.
+
+    Returns:
+        (m, d, d), the identity first.
+    """
+    d = elements[0].shape[-1]
+    eye = torch.eye(d, dtype=torch.float64)
+    kept = eye.unsqueeze(0)
+    for i, a in enumerate(elements):
+        if a.shape != (d, d):
+            raise ValueError(f"element {i}: expected shape ({d}, {d}), found {tuple(a.shape)}")
+        if not torch.allclose(a @ a.T, eye, atol=_TOL):
+            raise ValueError(f"element {i}: not orthogonal")
+        if (kept - a).abs().amax((-2, -1)).min() < _TOL:
+            continue
+        if torch.linalg.svdvals(a - eye)[-1] < _TOL:
+            raise ValueError(f"element {i}: has the eigenvalue 1, so it fixes a point of the sphere")
+        kept = torch.cat([kept, a.unsqueeze(0)])
+    for a in kept:
+        products = a @ kept
+        gaps = (products.unsqueeze(1) - kept).abs().amax((-2, -1)).amin(1)
+        if gaps.max() > _TOL:
+            j = int(gaps.argmax())
+            raise ValueError(
+                f"elements: not a group, the product of {_named(elements, a)} and "
+                f"{_named(elements, kept[j])} is missing"
+            )
+    return kept
+
+
+def _named(elements: list[Tensor], a: Tensor) -> str:
+    """How the caller knows a matrix: by its place in the list."""
+    for i, b in enumerate(elements):
+        if torch.allclose(a, b, atol=_TOL):
+            return f"element {i}"
+    return "the identity"

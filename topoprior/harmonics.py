@@ -81,7 +81,8 @@ class Harmonics:
         for column, (_, modes) in enumerate(found):
             for term, value in modes.items():
                 # Re(c (cos + i sin)) = Re c cos - Im c sin
-                weights[:, terms.index(term), column] = torch.tensor([value.real, -value.imag])
+                pair = (value.real, -value.imag)
+                weights[:, terms.index(term), column] = torch.tensor(pair, dtype=torch.float64)
         self.eigenvalues = torch.tensor([eigenvalue for eigenvalue, _ in found], dtype=torch.float64)
         self._frequencies = torch.tensor([k for k, _ in terms]).reshape(-1, covering.rank)
         self._coordinates = [c for _, c in terms]
