@@ -90,7 +90,11 @@ def orbit(space: Covering, x: Tensor, reach: int = 4) -> Tensor:
     """All images of ``x`` under deck transformations with lattice part in -reach..reach; (L, cover_dim)."""
     assert isinstance(space, FlatManifold), f"teach tests/cases.py the deck group of {space!r}"
     line = torch.arange(-reach, reach + 1, dtype=x.dtype)
-    k = torch.cartesian_prod(*[line] * space.rank).reshape(-1, space.rank)
+    k = (
+        torch.cartesian_prod(*[line] * space.rank).reshape(-1, space.rank)
+        if space.rank
+        else x.new_zeros(1, 0)
+    )
     parts = [
         x @ a.T.to(x) + t.to(x) + k @ space.lattice.T.to(x)
         for a, t in zip(space.linear, space.shift, strict=True)
@@ -158,6 +162,14 @@ def brute_log_prob(space: FlatManifold, x: Tensor, loc: Tensor, scale_tril: Tens
     return torch.stack(total).reshape(-1, len(x)).logsumexp(0) - log_norm
 
 
+def brute_terms(space: FlatManifold, scale_tril: Tensor) -> float:
+    """About how many terms `brute_log_prob` sums a point and sheet."""
+    if space.rank == 0:
+        return 1
+    whitened = torch.linalg.solve_triangular(scale_tril.double(), space.lattice, upper=False)
+    return (18 / torch.linalg.qr(whitened).R.diagonal().abs() + 3).prod().item()
+
+
 def cell_grid(space: FlatManifold, side: int) -> tuple[Tensor, float]:
     """A regular grid of the lattice cell, and the volume of the base that each of its points stands for:
     for deck-invariant f the integral over the base is weight * sum f, as the cell covers it num_sheets times."""
@@ -166,7 +178,9 @@ def cell_grid(space: FlatManifold, side: int) -> tuple[Tensor, float]:
     return unit @ space.lattice.T, space.volume / len(unit)
 
 
-def brute_kl_to_uniform(space: FlatManifold, log_prob: Callable[[Tensor], Tensor], side: int = 400) -> float:
+def brute_kl_to_uniform(
+    space: FlatManifold, log_prob: Callable[[Tensor], Tensor], side: int = 400
+) -> float:
     """Integral of f log f over the base plus log volume, on a fine grid."""
     grid, weight = cell_grid(space, side)
     log_f = log_prob(grid)

@@ -143,9 +143,7 @@ def test_stratified_follows_the_frequencies(labels: list[int], part: float, seed
 
 @settings(deadline=None)
 @given(st.integers(1, 10), st.integers(1, 10), st.data())
-def test_stratified_is_balanced_on_balanced_labels(
-    classes: int, each: int, data: st.DataObject
-) -> None:
+def test_stratified_is_balanced_on_balanced_labels(classes: int, each: int, data: st.DataObject) -> None:
     labels = torch.arange(classes).repeat(each)
     size = data.draw(st.integers(0, len(labels)))
     counts = labels[stratified_indices(labels, size, data.draw(seeds))].bincount(minlength=classes)
@@ -178,9 +176,7 @@ def test_stratified_size_out_of_range(size: int) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.floats(0, 0.7), seeds)
-def test_train_validation_split_is_a_partition(
-    labels: list[int], fraction: float, seed: int
-) -> None:
+def test_train_validation_split_is_a_partition(labels: list[int], fraction: float, seed: int) -> None:
     values = torch.tensor(labels)
     if round(fraction * len(values)) == len(values):
         return

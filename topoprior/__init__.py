@@ -1,8 +1,12 @@
 """topoprior: Bayesian deep learning with topological weight priors."""
 
 from topoprior.coverings import Circle, Covering, Euclidean, FlatManifold, KleinBottle, Torus
+from topoprior.decoder_prior import DecoderPrior
 from topoprior.distributions import UniformOn, WrappedNormal
 from topoprior.divergences import cover_kl, kappa
+from topoprior.inference import kl_divergence, posterior_mean, predict
+from topoprior.layers import BayesConv2d, BayesLinear
+from topoprior.priors import Gaussian, WeightPosterior, WeightPrior, get_prior, register_prior
 from topoprior.products import Product
 from topoprior.pushforward import PowerSpherical, Pushforward
 from topoprior.spaces import Cylinder, HalfTurnManifold, HantzscheWendt, MoebiusBand
@@ -13,10 +17,7 @@ from topoprior.spherical import (
     Sphere,
     SphericalSpaceForm,
 )
-from topoprior.decoder_prior import DecoderPrior
-from topoprior.inference import kl_divergence, posterior_mean, predict
-from topoprior.layers import BayesConv2d, BayesLinear
-from topoprior.priors import Gaussian, WeightPosterior, WeightPrior, get_prior, register_prior
+from topoprior.vae import CoveringVAE
 
 __all__ = [
     "Cylinder",
@@ -33,6 +34,7 @@ __all__ = [
     "SphericalSpaceForm",
     "BayesConv2d",
     "BayesLinear",
+    "CoveringVAE",
     "DecoderPrior",
     "Gaussian",
     "WeightPosterior",

@@ -77,9 +77,7 @@ def covering_to_config(space: FlatManifold) -> dict[str, Any]:
     return {
         "name": "FlatManifold",
         "lattice": space.lattice.tolist(),
-        "holonomy": [
-            [a, t] for a, t in zip(space.linear.tolist(), space.shift.tolist(), strict=True)
-        ],
+        "holonomy": [[a, t] for a, t in zip(space.linear.tolist(), space.shift.tolist(), strict=True)],
     }
 
 
@@ -92,7 +90,9 @@ def covering_from_config(config: Mapping[str, Any]) -> FlatManifold:
             return FlatManifold(config["lattice"], config["holonomy"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{CONFIG}: unusable covering {config!r} ({error})") from None
-    raise CheckpointError(f"{CONFIG}: unknown covering {config['name']!r}, expected one of {sorted(_NAMED)}")
+    raise CheckpointError(
+        f"{CONFIG}: unknown covering {config['name']!r}, expected one of {sorted(_NAMED)}"
+    )
 
 
 _NAMED: dict[str, Any] = {

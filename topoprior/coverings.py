@@ -149,6 +149,9 @@ class FlatManifold(Covering):
         gram = self.lattice.T @ self.lattice
         compact = self.rank == n
         self.volume = gram.det().sqrt().item() / self.num_sheets if compact else math.inf
+        # As Python numbers, which compiled code sees as constants.
+        self._cosets = list(zip(self.linear.tolist(), self.shift.tolist(), strict=True))
+        self._periods = None if self.periods is None else self.periods.tolist()
 
     @classmethod
     def from_generators(cls, generators: Sequence[Isometry]) -> FlatManifold:

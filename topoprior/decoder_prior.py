@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,9 @@ class DecoderPrior(WeightPrior):
     ) -> None:
         space = harmonics.covering
         if not math.isfinite(space.volume) or space.periods is None:
-            raise ValueError(f"harmonics: expected a compact space with periods along axes, found {space!r}")
+            raise ValueError(
+                f"harmonics: expected a compact space with periods along axes, found {space!r}"
+            )
         self.kernel_size = tuple(int(k) for k in kernel_size)
         expected = (harmonics.num_features, math.prod(self.kernel_size))
         if tuple(coefficients.shape) != expected:
@@ -114,7 +116,9 @@ class DecoderPrior(WeightPrior):
 
     def sample(self, shape: Shape) -> Tensor:
         alpha_scale, beta_scale = self.scales(shape)
-        z = self.covering.sample_uniform(torch.Size(shape[:2]), self.coefficients.dtype, torch.device("cpu"))
+        z = self.covering.sample_uniform(
+            torch.Size(shape[:2]), self.coefficients.dtype, torch.device("cpu")
+        )
         alpha, beta = torch.randn(2, *shape[:2], 1, 1)
         return alpha_scale * alpha * self.decode(z) + beta_scale * beta / math.sqrt(math.prod(shape[2:]))
 
@@ -125,6 +129,41 @@ class DecoderPrior(WeightPrior):
                 f"{_times(shape[2:]) if len(shape) > 2 else 'a linear layer'}; "
                 "prior='gaussian' fits any shape"
             )
+
+    @classmethod
+    def from_decoder(
+        cls,
+        decode: Callable[[Tensor], Tensor],
+        covering: FlatManifold,
+        kernel_size: Sequence[int],
+        *,
+        num_harmonics: int = 32,
+        tolerance: float = 1e-5,
+        **options: Any,
+    ) -> DecoderPrior:
+        """Distill a smooth decoder into harmonics: project it on the lowest ones, keep those it uses.
+
+        Args:
+            decode: lifts (N, dim) -> kernels (N, *kernel_size), invariant under deck transformations.
+            num_harmonics: the lowest ones to project on.
+            tolerance: fraction of the energy that the dropped harmonics may hold together.
+
+        Example:
+            >>> import topoprior as tp
+            >>> from topoprior.kernels import klein_kernels
+            >>> DecoderPrior.from_decoder(klein_kernels, tp.KleinBottle(), (3, 3)).harmonics.num_features
+            5
+        """
+        harmonics = Harmonics(covering, num_harmonics)
+        points = _grid(covering, 48)
+        with torch.no_grad():
+            kernels = decode(points.float()).double().flatten(1)
+        coefficients = harmonics(points).T @ kernels / len(points)  # the trapezoid rule is exact here
+        energy = coefficients.square().sum(1)
+        order = energy.argsort()
+        dropped = order[energy[order].cumsum(0) <= tolerance * energy.sum()].tolist()
+        columns = [c for c in range(num_harmonics) if c not in dropped]
+        return cls(harmonics.select(columns), coefficients[columns], kernel_size, **options)
 
     # --- checkpoints -------------------------------------------------------------------------
 
@@ -187,7 +226,7 @@ class DecoderPrior(WeightPrior):
 class DecoderPosterior(WeightPosterior):
     """Mean-field posterior over z (wrapped normal), alpha and beta (normal) of every kernel."""
 
-    coefficients: Tensor
+    matrix: Tensor
 
     def __init__(
         self,
@@ -253,6 +292,12 @@ class DecoderPosterior(WeightPosterior):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, prior={self.prior!r}"
+
+
+def _grid(covering: FlatManifold, side: int) -> Tensor:
+    """A regular grid of side^dim points of the lattice cell."""
+    line = torch.arange(side, dtype=torch.float64) / side
+    return torch.cartesian_prod(*[line] * covering.dim).reshape(-1, covering.dim) @ covering.lattice.T
 
 
 _OPTIONS = ("gain", "mean_fraction", "init_scale", "init_latent_scale")

@@ -135,12 +135,12 @@ class WrappedNormal(Distribution):
 
     def _axis_sheets(self, value: Tensor) -> list[Tensor]:
         """Sheet by sheet, the log density on the torus: a sum of one-dimensional ones."""
-        assert self.covering.periods is not None
-        periods = self.covering.periods.tolist()
+        periods = self.covering._periods
+        assert periods is not None
         coordinates, centers = value.unbind(-1), self.loc.unbind(-1)
         scales = self.scale.unbind(-1)
         sheets = []
-        for a, t in zip(self.covering.linear.tolist(), self.covering.shift.tolist(), strict=True):
+        for a, t in self.covering._cosets:
             total: Tensor | None = None
             for i, period in enumerate(periods):
                 moved = sum(w * coordinates[k] for k, w in enumerate(a[i]) if w) + t[i] - centers[i]

@@ -174,12 +174,16 @@ def register_cover_kl(
 
 @register_cover_kl(UniformOn, UniformOn)
 def _zero(q: UniformOn, p: UniformOn) -> Tensor:
-    return torch.zeros_like(q.entropy())
+    return torch.zeros_like(q.entropy()).expand(_batch_shape(q, p))
 
 
 @register_cover_kl(WrappedNormal, UniformOn)
 def _torus_kl_uniform(q: WrappedNormal, p: UniformOn) -> Tensor:
-    return _torus_kl(q)
+    return _torus_kl(q).expand(_batch_shape(q, p))
+
+
+def _batch_shape(q: Distribution, p: Distribution) -> torch.Size:
+    return torch.broadcast_shapes(q.batch_shape, p.batch_shape)
 
 
 def _torus_kl(q: WrappedNormal) -> Tensor:
@@ -216,7 +220,8 @@ def _check_same_space(q: Distribution, p: Distribution) -> None:
         raise TypeError(
             f"expected distributions on a covering, found {type(q).__name__} and {type(p).__name__}"
         )
-    if spaces[0] != spaces[1]:
+    # The same object first: comparing lattices cannot be compiled.
+    if spaces[0] is not spaces[1] and spaces[0] != spaces[1]:
         raise ValueError(f"q lives on {spaces[0]!r}, p on {spaces[1]!r}: expected the same space")
 
 
@@ -225,11 +230,11 @@ def _kl_wrapped_normal_uniform(q: WrappedNormal, p: UniformOn) -> Tensor:
     """Exact: log vol - h(q). One sheet and a diagonal scale have a closed form; else quadrature."""
     _check_same_space(q, p)
     if q.covering.num_sheets == 1 and q.is_diagonal and q.covering.periods is not None:
-        return _torus_kl(q)
-    return math.log(q.covering.volume) - q.entropy()
+        return _torus_kl_uniform(q, p)
+    return (math.log(q.covering.volume) - q.entropy()).expand(_batch_shape(q, p))
 
 
 @register_kl(UniformOn, UniformOn)
 def _kl_uniform_uniform(q: UniformOn, p: UniformOn) -> Tensor:
     _check_same_space(q, p)
-    return torch.zeros(torch.broadcast_shapes(q.batch_shape, p.batch_shape), dtype=q.dtype, device=q.device)
+    return torch.zeros(_batch_shape(q, p), dtype=q.dtype, device=q.device)

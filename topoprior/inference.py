@@ -57,9 +57,7 @@ def posterior_mean(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @torch.no_grad()
-def predict(
-    model: nn.Module, x: Tensor, num_samples: int = 32, *, max_batch: int | None = None
-) -> Tensor:
+def predict(model: nn.Module, x: Tensor, num_samples: int = 32, *, max_batch: int | None = None) -> Tensor:
     """Class probabilities under ``num_samples`` draws of the weights, (num_samples, batch, classes).
 
     Their mean over the samples is the posterior predictive. Runs in evaluation mode and restores the

@@ -97,7 +97,7 @@ class BayesConv2d(BayesLayer):
             out_channels,
             kernel_size,
             stride,
-            padding,  # type: ignore[arg-type]
+            padding,
             dilation,
             groups,
             bias,
@@ -114,7 +114,7 @@ class BayesConv2d(BayesLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.draw()
-        padding = self.padding
+        padding: Any = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._pad, mode=self.padding_mode), 0
         return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)

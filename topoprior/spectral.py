@@ -9,6 +9,9 @@ residual says whether the space was the right one, and more starts cure a bad fi
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,18 +19,17 @@ from torch import Tensor
 
 from topoprior.coverings import Covering
 
-
 EXTRA = 3  # eigenvectors to choose from, beyond the number of features
 
 
 class WarmStart(NamedTuple):
-    """Latents of landmarks: ``index`` (N,) into the data, ``latents`` (N, cover_dim), ``residual``.
+    """Latents of landmarks: ``rows`` (N,) of the data, ``latents`` (N, cover_dim), ``residual``.
 
     ``residual`` is the mean squared distance of the eigenvectors to the embedded space, in units of
     their variance: below about .05 for the right class, about .1 and more for a wrong one.
     """
 
-    index: Tensor
+    rows: Tensor
     latents: Tensor
     residual: float
 
@@ -53,58 +55,59 @@ def graph_eigenvectors(x: Tensor, num: int, neighbours: int = 8) -> Tensor:
     return psi / psi.std(0, unbiased=False)
 
 
+# Successive halving: (starts kept, Adam steps, rows of data). Most starts are bad, and show it early.
+_PLAN = ((1024, 30, 150), (32, 100, 400))
+
+
 def fit_covering(
-    psi: Tensor,
-    space: Covering,
-    *,
-    target: float = 0.04,
-    rounds: int = 10,
-    starts: int = 128,
-    steps: int = 200,
-    points: int = 400,
+    psi: Tensor, space: Covering, *, target: float = 0.04, rounds: int = 8
 ) -> tuple[Tensor, float]:
     """Rotate columns of ``psi`` (N, E) onto the embedded space: latents (N, cover_dim), the residual.
 
     Minimizes E |y - f(r(y))|^2 / F, y = psi Q, over Q (E, F) with orthonormal columns, f the space's
-    standardized features and r its retraction, by Adam on QR factors from ``starts`` random matrices in
-    one batch. Data are rarely isometric to the space, so the wanted functions need not be the first F
-    eigenvectors: rounds take F, F + 1, ... of them in turn, until a residual is below ``target``.
-    The search uses ``points`` of the rows, the choice among the best starts all of them.
+    standardized features and r its retraction, by Adam on QR factors from many random matrices in one
+    batch. E may exceed F: data are rarely isometric to the space, so the wanted functions need not be
+    the first F eigenvectors. Repeats until a residual is below ``target``, at most ``rounds`` times.
     """
     center, spread = _moments(space, psi)
-    features = len(spread)
 
     def residual(q: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         y = rows @ q
         latents = space.spectral_retract(y * spread + center)
         gap = y - (space.spectral_embed(latents) - center) / spread
-        return gap.square().mean((-1, -2)), latents
+        return gap.square().mean((-1, -2)).nan_to_num(math.inf), latents
 
-    found: list[tuple[float, Tensor]] = []
-    for turn in range(rounds):
-        columns = psi[:, : features + (turn + EXTRA) % (psi.shape[1] - features + 1)]
-        raw = torch.randn(starts, columns.shape[1], features, dtype=psi.dtype, device=psi.device)
-        raw.requires_grad_()
-        rows = columns[torch.randperm(len(psi), device=psi.device)[:points]]
-        optimizer = torch.optim.Adam([raw], lr=0.1)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
-            loss = residual(torch.linalg.qr(raw).Q, rows)[0]
-            optimizer.zero_grad()
-            loss.sum().backward()
-            if raw.grad is not None:  # a start that hits the retraction's singular set stands still
-                torch.nan_to_num_(raw.grad, posinf=0.0, neginf=0.0)
-            optimizer.step()
-            schedule.step()
+    best, chosen = math.inf, psi.new_zeros(len(psi), space.cover_dim)
+    for _ in range(rounds):
+        q = torch.randn(_PLAN[0][0], psi.shape[1], len(spread), dtype=psi.dtype, device=psi.device)
+        q = torch.linalg.qr(q).Q
+        for keep, steps, points in _PLAN:
+            rows = psi[torch.randperm(len(psi), device=psi.device)[:points]]
+            with torch.no_grad():
+                q = q[residual(q, rows)[0].argsort()[:keep]]
+            q = _descend(q, functools.partial(residual, rows=rows), steps)
         with torch.no_grad():
-            order = loss.nan_to_num(float("inf")).argsort()[:4]
-            scores, latents = residual(torch.linalg.qr(raw[order]).Q, columns)
-            best = int(scores.argmin())
-        found.append((scores[best].item(), latents[best]))
-        if found[-1][0] < target:
+            scores, latents = residual(q, psi)
+        if scores.min() < best:
+            best, chosen = scores.min().item(), latents[scores.argmin()]
+        if best < target:
             break
-    score, chosen = min(found, key=lambda pair: pair[0])
-    return chosen, score
+    return chosen, best
+
+
+def _descend(q: Tensor, residual: Callable[[Tensor], tuple[Tensor, Tensor]], steps: int) -> Tensor:
+    """Adam on a batch of matrices, each kept orthonormal as the Q of its QR factors."""
+    raw = q.clone().requires_grad_()
+    optimizer = torch.optim.Adam([raw], lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        residual(torch.linalg.qr(raw).Q)[0].sum().backward()
+        assert raw.grad is not None
+        raw.grad.nan_to_num_(0.0, 0.0, 0.0)  # on the retraction's singular set a start stands still
+        optimizer.step()
+        schedule.step()
+    return torch.linalg.qr(raw.detach()).Q
 
 
 def _moments(space: Covering, like: Tensor) -> tuple[Tensor, Tensor]:

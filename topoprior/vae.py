@@ -158,7 +158,9 @@ class CoveringVAE(nn.Module):
         output = self.decode(z)
         dims = tuple(range(-len(self.data_shape), 0))
         if self.log_noise is None:
-            return -F.binary_cross_entropy_with_logits(output, x.expand_as(output), reduction="none").sum(dims)
+            return -F.binary_cross_entropy_with_logits(output, x.expand_as(output), reduction="none").sum(
+                dims
+            )
         squared = ((x - output) * (-self.log_noise).exp()).square()
         return (-0.5 * squared - self.log_noise - 0.5 * math.log(2 * math.pi)).sum(dims)
 
@@ -200,7 +202,9 @@ def _scale_groups(linear: Tensor) -> list[int]:
 def _off_diagonal(covering: FlatManifold) -> list[tuple[int, int, Harmonics | None, int]]:
     """Entries (i, j) below the diagonal, the harmonics that carry their sign, their number of outputs."""
     if (covering.linear.abs() - torch.eye(covering.dim, dtype=torch.float64)).abs().max() > 1e-9:
-        raise ValueError(f"scale: 'full' needs a holonomy of reflections along the axes, found {covering!r}")
+        raise ValueError(
+            f"scale: 'full' needs a holonomy of reflections along the axes, found {covering!r}"
+        )
     signs = covering.linear.diagonal(dim1=-2, dim2=-1).round().int()
     found: list[tuple[int, int, Harmonics | None, int]] = []
     for i in range(covering.dim):

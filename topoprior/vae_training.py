@@ -101,7 +101,7 @@ def fit(
 
 def _regress(vae: CoveringVAE, x: Tensor, start: WarmStart, steps: int = 1000) -> None:
     """Pretrain on the landmarks: the encoder to emit their embedded latents, the decoder to read them."""
-    data, latents = x[start.index], start.latents
+    data, latents = x[start.rows], start.latents
     target = vae.covering.embed(latents)
     networks = [*vae.encoder.parameters(), *vae.decoder.parameters()]
     optimizer = torch.optim.Adam(networks, lr=2e-3)

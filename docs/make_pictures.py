@@ -1,0 +1,84 @@
+"""The pictures of coverings.md: `python docs/make_pictures.py` writes docs/*.png."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+
+import topoprior as tp
+
+HERE = Path(__file__).parent
+K = tp.KleinBottle()
+CENTER = torch.tensor([0.85, 0.2])
+GLUED = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
+
+
+def grid(width: float, count: int = 240) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    u = torch.linspace(0, width, round(count * width))
+    v = torch.linspace(-0.5, 0.5, count)
+    a, b = torch.meshgrid(u, v, indexing="xy")
+    return u, v, torch.stack([a, b], -1)
+
+
+def arrow(ax: Axes, tail: tuple[float, float], head: tuple[float, float], color: str) -> None:
+    ax.annotate("", head, tail, arrowprops=GLUED | {"color": color}, annotation_clip=False)
+
+
+def glued_edges(ax: Axes, width: float, flipped: bool) -> None:
+    """Arrows on edges of one color are glued head to head."""
+    arrow(ax, (0, -0.25), (0, 0.25), "tab:red")
+    arrow(ax, (width, 0.25), (width, -0.25), "tab:red") if flipped else arrow(
+        ax, (width, -0.25), (width, 0.25), "tab:red"
+    )
+    for v in (-0.5, 0.5):
+        arrow(ax, (0.4 * width, v), (0.6 * width, v), "tab:blue")
+    ax.set(xlim=(0, width), ylim=(-0.5, 0.5), aspect="equal", xlabel="u", ylabel="v")
+
+
+def two_sheets() -> None:
+    scale = torch.tensor([0.2, 0.1])
+    torus = tp.FlatManifold(K.lattice)
+    q = tp.WrappedNormal(torus, CENTER, scale)
+    u, v, x = grid(2.0)
+    turned = K.sheets(x)[..., 1, :]
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 2.9), width_ratios=(2, 1), layout="constrained")
+    cover, base = axes
+    cover.contourf(u, v, q.log_prob(x).exp(), 12, cmap="Greys")
+    cover.contour(u, v, q.log_prob(turned).exp(), 6, cmap="Oranges", linewidths=1)
+    cover.axvline(1, color="tab:red", linestyle=":", linewidth=1)
+    other = K.project(CENTER) * torch.tensor([1.0, -1.0]) + torch.tensor([1.0, 0.0])
+    for point, name in ((CENTER, "x"), (other, r"$\gamma x$")):
+        cover.plot(*point.tolist(), ".", color="tab:blue", markersize=5)
+        cover.annotate(name, point.tolist(), (4, 4), textcoords="offset points", color="tab:blue")
+    glued_edges(cover, 2, flipped=False)
+    cover.set_title(r"torus: q (grey) and its image by $\gamma(u, v) = (u + 1, -v)$", fontsize=10)
+    u, v, x = grid(1.0)
+    base.contourf(u, v, tp.WrappedNormal(K, CENTER, scale).log_prob(x).exp(), 12, cmap="Greys")
+    glued_edges(base, 1, flipped=True)
+    base.set_title("K: the two sheets summed", fontsize=10)
+    figure.savefig(HERE / "two-sheets.png", dpi=90)
+    plt.close(figure)
+
+
+def narrow_and_wide() -> None:
+    u, v, x = grid(1.0)
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
+    for ax, scale, name in zip(axes, (0.08, 0.3), ("narrow", "wide"), strict=True):
+        q = tp.WrappedNormal(K, torch.tensor([0.9, 0.2]), torch.full((2,), scale))
+        kl = torch.distributions.kl_divergence(q, tp.UniformOn(K)).item()
+        bound = tp.cover_kl(q, tp.UniformOn(K)).item()
+        density = ax.contourf(u, v, q.log_prob(x).exp(), 12, cmap="Greys")
+        figure.colorbar(density, ax=ax, shrink=0.7, label="density; uniform: 1")
+        glued_edges(ax, 1, flipped=True)
+        ax.set_title(f"{name}, std {scale}\nKL {kl:.3f}, bound {bound:.3f}", fontsize=10)
+    figure.savefig(HERE / "narrow-and-wide.png", dpi=90)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    two_sheets()
+    narrow_and_wide()
