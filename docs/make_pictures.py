@@ -1,4 +1,4 @@
-"""The pictures of coverings.md: `python docs/make_pictures.py` writes docs/*.png."""
+"""The pictures of coverings.md and of the README: `python docs/make_pictures.py` writes docs/*.png."""
 
 from pathlib import Path
 
@@ -79,6 +79,28 @@ def narrow_and_wide() -> None:
     plt.close(figure)
 
 
+def kernels() -> None:
+    """What the prior believes: kernels decoded on a grid of the fundamental domain."""
+    prior, rows, columns = tp.DecoderPrior.from_pretrained("klein-3x3"), 7, 12
+    figure, frame = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    glued_edges(frame, 1, flipped=True)
+    limit = prior.decode(tp.UniformOn(K).sample((1000,))).abs().max().item()
+    for i in range(rows):
+        for j in range(columns):
+            u, v = (j + 0.5) / columns, (i + 0.5) / rows - 0.5
+            tile = frame.inset_axes(
+                (u - 0.4 / columns, v - 0.4 / rows, 0.8 / columns, 0.8 / rows), transform=frame.transData
+            )
+            tile.imshow(prior.decode(torch.tensor([u, v])), cmap="gray", vmin=-limit, vmax=limit)
+            tile.set_axis_off()
+    frame.set(
+        aspect="auto", title="3x3 kernels over the Klein bottle; edges with arrows of one colour are glued"
+    )
+    figure.savefig(HERE / "kernels.png", dpi=90)
+    plt.close(figure)
+
+
 if __name__ == "__main__":
+    kernels()
     two_sheets()
     narrow_and_wide()

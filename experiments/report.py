@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Run = Mapping[str, Any]
-COLUMNS = (*METRICS, "parameters", "train seconds")
+COLUMNS = (*METRICS, "KL / image", "parameters", "train seconds")
 _MOSAIC = (4, 8)  # kernels in a picture: rows, columns
 
 
@@ -80,7 +80,8 @@ def markdown(config: Mapping[str, Any], runs: Sequence[Run]) -> str:
         f"Data: {arguments['dataset']}, {config['train_images']} training and {config['test_images']} test "
         f"images of {config['image_shape']}. Budget: {arguments['steps']} steps of {arguments['batch_size']} "
         f"images, temperature {arguments['temperature']:g}, {arguments['samples']} posterior samples. "
-        f"Seeds: {seeds}. Mean over seeds ± half its 95% interval (Student's t).",
+        f"Seeds: {seeds}. Mean over seeds ± half its 95% interval (Student's t). "
+        "KL / image: KL(posterior || prior) in nats over the number of training images, which the bound charges.",
         _pipes(rows(summarize(runs), "method")),
     ]
     if differences:

@@ -74,6 +74,7 @@ def one_run(
     predicted = training.predict(method, trained.network, test_images.to(device), budget.samples).cpu()
     results = {
         **metrics.evaluate(predicted, data.test_labels),
+        "KL / image": trained.kl / len(train_images),
         "parameters": trained.parameters,
         "train seconds": trained.seconds,
     }
@@ -82,7 +83,6 @@ def one_run(
         "method": method.name,
         "seed": seed,
         "results": results,
-        "kl": trained.kl,
         "reliability": metrics.reliability(predicted, data.test_labels)._asdict(),
         "first_kernels": kernels.tolist(),
     }

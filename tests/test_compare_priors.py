@@ -206,7 +206,7 @@ def test_all_start_from_the_same_scale() -> None:
 
 def test_parameters_counted_once() -> None:
     images, labels = torch.randn(8, 1, 8, 8), torch.arange(8) % 2
-    counts = {}
+    counts: dict[str, int] = {}
     for name in METHODS:
         trained = training.train(networks.get_method(name), images, labels, 2, Budget(1, 8), seed=0)
         counts[name] = trained.parameters

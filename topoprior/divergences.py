@@ -88,8 +88,9 @@ _POLYNOMIALS = {dtype: _polynomials(dtype) for dtype in _NARROW}
 
 def _horner(w: Tensor, coefficients: list[float]) -> Tensor:
     value = torch.full_like(w, coefficients[-1])
+    in_place = not torch.is_grad_enabled()  # allocating a tensor costs more than the arithmetic on it
     for c in reversed(coefficients[:-1]):
-        value = torch.addcmul(w.new_tensor(c), value, w)
+        value = value.mul_(w).add_(c) if in_place else value * w + c
     return value
 
 
