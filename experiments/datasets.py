@@ -306,9 +306,7 @@ def _folder(folder: Path, image_size: int | None) -> _Source:
         images = _decode(paths, size)
         return images[: len(train_chosen)], images[len(train_chosen) :]
 
-    return _Source(
-        tuple(train.classes), torch.tensor(train.targets), torch.tensor(test.targets), read
-    )
+    return _Source(tuple(train.classes), torch.tensor(train.targets), torch.tensor(test.targets), read)
 
 
 def _unreadable(path: str) -> DataError:

@@ -37,11 +37,13 @@ class Settings:
     options: dict[str, float] = field(default_factory=dict)
 
 
+# The best validation NLL of nine candidates a method (learning rate x start of the posterior, or x weight
+# decay), 500 steps on 70% of the embedded training images, scored on the other 30%: `tune.py`.
 SETTINGS = {
-    "klein": Settings(1e-2, 1e-2, {}),
-    "gaussian": Settings(1e-2, 1e-2, {}),
-    "blitz": Settings(1e-2, 1e-2, {"prior_scale": 1.0, "posterior_rho_init": -4.0}),
-    "deterministic": Settings(3e-3, 1e-2),
+    "klein": Settings(1e-2, 0.1, {"init_scale": 0.03, "init_latent_scale": 0.005}),
+    "gaussian": Settings(1e-2, 0.1, {"init_scale": 0.01}),
+    "blitz": Settings(1e-2, 0.1, {"prior_scale": 1.0, "posterior_rho_init": -8.0}),
+    "deterministic": Settings(1e-3, 0.3),
 }
 
 Convolution = Callable[[int, int], nn.Module]

@@ -154,8 +154,8 @@ def test_exact_kl_by_sampling() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["hantzsche-wendt", pytest.param("third-turn", marks=pytest.mark.slow)])
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["hantzsche-wendt", "third-turn"])
 def test_three_dimensions(name: str) -> None:
     space = space_named(name)
     p = UniformOn(space)
