@@ -19,7 +19,7 @@ from experiments.networks import Method, Settings
 class Budget:
     """What all methods share."""
 
-    steps: int = 500
+    steps: int = 300
     batch_size: int = 100
     temperature: float = 1.0
     samples: int = 32

@@ -35,7 +35,7 @@ _RATES = (3e-3, 1e-2, 2e-2)
 CANDIDATES: dict[str, list[Settings]] = {
     "klein": [
         Settings(rate, 0.1, {"init_scale": scale, "init_latent_scale": latent})
-        for rate, (scale, latent) in product(_RATES, ((0.03, 0.005), (0.03, 0.02), (0.1, 0.01)))
+        for rate, (scale, latent) in product(_RATES, ((0.01, 0.002), (0.03, 0.005), (0.1, 0.01)))
     ],
     "gaussian": [
         Settings(rate, 0.1, {"init_scale": scale}) for rate, scale in product(_RATES, (0.01, 0.03, 0.1))
@@ -55,7 +55,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--methods", default=",".join(CANDIDATES), help="comma-separated")
-    parser.add_argument("--steps", type=int, default=Budget().steps)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--output", type=Path, default=Path("results/tune"), help="folder")
     arguments = parser.parse_args()

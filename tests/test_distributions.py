@@ -141,10 +141,10 @@ def test_log_prob_is_the_sum_over_lifts(name: str, scales: str, kind: str, dtype
     x[0], x[1] = loc, q.sample()
     got = q.log_prob(x)
     assert got.dtype == dtype
-    if brute_terms(space, q.scale_tril) > 3e4:
+    if brute_terms(space, q.scale_tril) > 6e4:
         expected = torch.full((4,), -math.log(space.volume), dtype=torch.float64)
         if q.scale_tril.double().svd().S.min() < 3:
-            pytest.skip("mixed in three dimensions: neither oracle applies")
+            pytest.skip("too many terms for brute force, and not flat")
     else:
         expected = brute_log_prob(space, x, loc, q.scale_tril)
     peak = max(1.0, expected.exp().max().item())

@@ -130,7 +130,8 @@ class WrappedNormal(Distribution):
             for other in sheets[1:]:
                 total = torch.logaddexp(total, other)
             return total
-        delta = self.covering.sheets(value) - self.loc.unsqueeze(-2)
+        # Wrapped before it is whitened: a far lift would lose digits.
+        delta = self.covering.wrap(self.covering.sheets(value) - self.loc.unsqueeze(-2))
         lattice = self.covering.lattice.to(delta)
         return log_lattice_normal(delta, self.scale_tril.unsqueeze(-3), lattice).logsumexp(-1)
 
