@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Run = Mapping[str, Any]
 COLUMNS = (*METRICS, "KL / image", "parameters", "train seconds")
-_MOSAIC = (4, 8)  # kernels in a picture: rows, columns
+_MOSAIC = (2, 8)  # kernels in a picture: rows, columns
 
 
 def summarize(runs: Sequence[Run]) -> dict[str, dict[str, Interval]]:
@@ -92,7 +92,8 @@ def markdown(config: Mapping[str, Any], runs: Sequence[Run]) -> str:
         "Right: drawn from the posterior after training, first seed. Each kernel has a scale of its own.",
         "![kernels](kernels.png)",
         "## Calibration",
-        "Accuracy against confidence, all seeds together. Bars below the diagonal: overconfident.",
+        "Accuracy against confidence, all seeds together; the fainter a bar, the fewer predictions. "
+        "Bars below the diagonal: overconfident.",
         "![reliability diagrams](reliability.png)",
         "## Settings",
         "Chosen on validation data with equal effort for each method; see `experiments/tune.py`.",
@@ -111,7 +112,7 @@ def kernels_picture(prior: Mapping[str, Tensor], posterior: Mapping[str, Tensor]
     """PNG: a row for each method, kernels (N, h, w) of its prior beside those of its posterior."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 2.1 * len(prior)), layout="constrained")
+    figure = Figure(figsize=(8, 1.3 * len(prior)), layout="constrained")
     axes = figure.subplots(len(prior), 2, squeeze=False)
     for (left, right), method in zip(axes, prior, strict=True):
         for axis, kind, kernels in ((left, "prior", prior), (right, "posterior", posterior)):
@@ -144,12 +145,14 @@ def reliability_picture(runs: Sequence[Run]) -> bytes:
         right = (counts * torch.tensor([part["accuracy"] for part in parts], dtype=torch.double)).sum(0)
         total = counts.sum(0)
         bins = len(total)
-        axis.bar(
+        bars = axis.bar(
             (torch.arange(bins) + 0.5).div(bins).tolist(),
             (right / total.clamp_min(1)).tolist(),
             1 / bins,
             edgecolor="white",
         )
+        for bar, share in zip(bars, (total / total.max()).sqrt().tolist(), strict=True):
+            bar.set_alpha(0.1 + 0.9 * share)  # three predictions in a bin say little
         axis.plot([0, 1], [0, 1], color="black", linewidth=1)
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", title=method, aspect="equal")
     figure.axes[0].set_ylabel("accuracy")

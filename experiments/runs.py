@@ -23,7 +23,7 @@ from experiments.networks import Method
 from experiments.training import Budget
 from topoprior.checkpoints import write_atomically
 
-KERNELS_DRAWN = 32
+KERNELS_DRAWN = 16
 
 
 def load(arguments: argparse.Namespace, seed: int) -> ImageData:

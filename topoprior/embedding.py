@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,9 +138,10 @@ def _sphere_grid(cover_dim: int, count: int) -> Tensor:
 
 
 def _random(space: FlatManifold, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    cell = torch.rand(count, space.rank, generator=generator, dtype=torch.float64)
-    open_part = torch.randn(count, space.dim - space.rank, generator=generator, dtype=torch.float64)
+    # numpy's generator, because the first use of a space may be inside torch.func.vmap
+    generator = np.random.default_rng(0)
+    cell = torch.from_numpy(generator.random((count, space.rank)))
+    open_part = torch.from_numpy(generator.standard_normal((count, space.dim - space.rank)))
     return cell @ space.lattice.T + open_part @ space.across_basis.T
 
 
