@@ -6,7 +6,8 @@ from topoprior.distributions import UniformOn, WrappedNormal
 from topoprior.divergences import cover_kl, kappa
 from topoprior.inference import kl_divergence, posterior_mean, predict
 from topoprior.layers import BayesConv2d, BayesLinear
-from topoprior.priors import Gaussian, WeightPosterior, WeightPrior, get_prior, register_prior
+from topoprior.mean_field import Gaussian
+from topoprior.priors import WeightPosterior, WeightPrior, get_prior, register_prior
 from topoprior.products import Product
 from topoprior.pushforward import PowerSpherical, Pushforward
 from topoprior.spaces import Cylinder, HalfTurnManifold, HantzscheWendt, MoebiusBand

@@ -17,12 +17,14 @@ from topoprior.coverings import FlatManifold
 from topoprior.divergences import kappa
 from topoprior.harmonics import Harmonics
 from topoprior.priors import (
-    _HE_GAIN,
+    HE_GAIN,
     Shape,
     WeightPosterior,
     WeightPrior,
-    _check_positive,
+    check_positive,
+    draw_noise,
     normal_kl,
+    priors_serving,
     register_prior,
 )
 
@@ -68,7 +70,7 @@ class DecoderPrior(WeightPrior):
         coefficients: Tensor,
         kernel_size: Sequence[int],
         *,
-        gain: float = _HE_GAIN,
+        gain: float = HE_GAIN,
         mean_fraction: float = 0.1,
         init_scale: float = 0.1,
         init_latent_scale: float = 0.05,
@@ -90,10 +92,10 @@ class DecoderPrior(WeightPrior):
         self.harmonics = harmonics
         # The harmonics are orthonormal under the uniform law, so this is E|g(z)|^2 = 1.
         self.coefficients = (coefficients.detach().double() / norm).float().cpu()
-        self.gain = _check_positive("gain", gain)
+        self.gain = check_positive("gain", gain)
         self.mean_fraction = float(mean_fraction)
-        self.init_scale = _check_positive("init_scale", init_scale)
-        self.init_latent_scale = _check_positive("init_latent_scale", init_latent_scale)
+        self.init_scale = check_positive("init_scale", init_scale)
+        self.init_latent_scale = check_positive("init_latent_scale", init_latent_scale)
 
     @property
     def covering(self) -> FlatManifold:
@@ -122,12 +124,15 @@ class DecoderPrior(WeightPrior):
         alpha, beta = torch.randn(2, *shape[:2], 1, 1)
         return alpha_scale * alpha * self.decode(z) + beta_scale * beta / math.sqrt(math.prod(shape[2:]))
 
+    def serves(self, shape: Shape) -> bool:
+        return tuple(shape[2:]) == self.kernel_size
+
     def _check_shape(self, shape: Shape) -> None:
-        if tuple(shape[2:]) != self.kernel_size:
+        if not self.serves(shape):
             raise ValueError(
                 f"kernel_size: this prior decodes {_times(self.kernel_size)} kernels, found "
-                f"{_times(shape[2:]) if len(shape) > 2 else 'a linear layer'}; "
-                "prior='gaussian' fits any shape"
+                f"{_times(shape[2:]) if len(shape) > 2 else 'a linear layer'}; priors that fit: "
+                f"{', '.join(priors_serving(shape))}"
             )
 
     @classmethod
@@ -227,6 +232,7 @@ class DecoderPosterior(WeightPosterior):
     """Mean-field posterior over z (wrapped normal), alpha and beta (normal) of every kernel."""
 
     matrix: Tensor
+    kl_kind = "bound"
 
     def __init__(
         self,
@@ -269,11 +275,9 @@ class DecoderPosterior(WeightPosterior):
         alpha, beta = amplitudes.split(1, -1)
         return (torch.cat([features * alpha, beta], -1) @ self.matrix).unflatten(-1, self.prior.kernel_size)
 
-    def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        noise = torch.randn(
-            *sample_shape, *self.shape[:2], self.prior.covering.dim + 2,
-            dtype=self.latent_loc.dtype, device=self.latent_loc.device,
-        )  # fmt: skip
+    def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
+        dim = self.prior.covering.dim
+        noise = draw_noise(sample_shape, [*self.shape[:2], dim + 2], self.latent_loc, antithetic)
         latent_noise, amplitude_noise = noise.split([self.prior.covering.dim, 2], -1)
         z = self.latent_loc + self.latent_log_scale.exp() * latent_noise
         amplitudes = self.amplitude_loc + self.amplitude_log_scale.exp() * amplitude_noise
@@ -282,6 +286,9 @@ class DecoderPosterior(WeightPosterior):
     def mean(self) -> Tensor:
         features = self.prior.harmonics.mean(self.latent_loc, self.latent_log_scale.exp())
         return self._weights(features, self.amplitude_loc)
+
+    def project_(self, weight: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def kl(self) -> Tensor:
         """Cover bound for z plus the normal KL of the amplitudes (whose units are the prior's)."""

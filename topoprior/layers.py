@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from topoprior.priors import Gaussian, WeightPrior, get_prior
+from topoprior.mean_field import Gaussian
+from topoprior.priors import WeightPrior, get_prior
 
 # A bias starts at 0 with this fraction of its unit prior std.
 _BIAS_INIT_SCALE = 0.1

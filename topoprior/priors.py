@@ -1,6 +1,6 @@
 """Weight priors: what a Bayesian layer believes of its weights before it has seen data.
 
-A prior is one class with two methods, and layers know priors by them alone:
+A prior is one class with two methods, and layers know priors by them (and ``serves``) alone:
 
 - ``posterior(shape)``: a :class:`WeightPosterior`, the module that a layer trains;
 - ``sample(shape)``: weights drawn from the prior.
@@ -21,18 +21,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_HE_GAIN = math.sqrt(2)
+HE_GAIN = math.sqrt(2)
 Shape = Sequence[int]
 
 
 class WeightPosterior(nn.Module, ABC):
-    """Variational posterior over a weight tensor of ``shape``."""
+    """Variational posterior over a weight tensor of ``shape``.
+
+    ``kl_kind`` says what :meth:`kl` is: "exact", an upper "bound", or an "approximation" whose error the
+    class states.
+    """
 
     shape: torch.Size
+    kl_kind: str = "exact"
 
     @abstractmethod
-    def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Reparameterized weights, (*sample_shape, *shape)."""
+    def reset_parameters(self) -> None:
+        """Start afresh, around a draw from the prior."""
+
+    @abstractmethod
+    def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
+        """Reparameterized weights, (*sample_shape, *shape).
+
+        With ``antithetic`` the second half of the draws mirrors the noise of the first half, along the
+        first of the sample dimensions, which must be even.
+        """
 
     @abstractmethod
     def mean(self) -> Tensor:
@@ -40,7 +53,15 @@ class WeightPosterior(nn.Module, ABC):
 
     @abstractmethod
     def kl(self) -> Tensor:
-        """KL(posterior || prior) in nats, summed over all weights: a scalar, closed form, no sampling."""
+        """KL(posterior || prior) in nats, summed over all weights: a scalar, without sampling."""
+
+    @abstractmethod
+    def project_(self, weight: Tensor) -> Tensor:
+        """Center the posterior on the weights nearest to ``weight`` that it can represent, in place.
+
+        Returns:
+            what is left over, |weight - mean| / |weight|: a scalar, 0 where every weight can be represented.
+        """
 
     def forward(self) -> Tensor:
         return self.rsample()
@@ -63,6 +84,27 @@ class WeightPrior(ABC):
     def sample(self, shape: Shape) -> Tensor:
         """Weights drawn from the prior, of ``shape``."""
 
+    def serves(self, shape: Shape) -> bool:
+        """Whether :meth:`posterior` takes weights of this shape."""
+        return True
+
+
+def draw_noise(sample_shape: Shape, shape: Shape, like: Tensor, antithetic: bool = False) -> Tensor:
+    """Standard normal noise (*sample_shape, *shape) of the dtype and device of ``like``.
+
+    Raises:
+        ValueError: ``antithetic`` without an even first sample dimension.
+    """
+    size = [*sample_shape, *shape]
+    if not antithetic:
+        return torch.randn(size, dtype=like.dtype, device=like.device)
+    if not sample_shape or sample_shape[0] % 2:
+        raise ValueError(
+            f"sample_shape: antithetic draws need an even first dimension, found {tuple(sample_shape)}"
+        )
+    half = torch.randn([size[0] // 2, *size[1:]], dtype=like.dtype, device=like.device)
+    return torch.cat([half, -half])
+
 
 def normal_kl(loc: Tensor, log_scale: Tensor, prior_scale: float) -> Tensor:
     """Sum of KL(N(m, s^2) || N(0, p^2)) = (s^2 + m^2) / 2 p^2 - 1/2 - log(s / p)."""
@@ -70,88 +112,7 @@ def normal_kl(loc: Tensor, log_scale: Tensor, prior_scale: float) -> Tensor:
     return second_moment - log_scale.sum() + loc.numel() * (math.log(prior_scale) - 0.5)
 
 
-class Gaussian(WeightPrior):
-    r"""Independent :math:`w \sim N(0, s^2)`, with a mean-field normal posterior.
-
-    Args:
-        scale: s; default gain / sqrt(fan-in).
-        gain: He's sqrt(2) by default.
-        init_scale: posterior std at the start, as a fraction of s.
-
-    Example:
-        >>> posterior = Gaussian().posterior((4, 3, 3, 3))
-        >>> posterior.rsample((10,)).shape, posterior.kl().shape
-        (torch.Size([10, 4, 3, 3, 3]), torch.Size([]))
-    """
-
-    def __init__(
-        self, scale: float | None = None, *, gain: float = _HE_GAIN, init_scale: float = 0.1
-    ) -> None:
-        if scale is not None:
-            _check_positive("scale", scale)
-        self.scale = scale
-        self.gain = _check_positive("gain", gain)
-        self.init_scale = _check_positive("init_scale", init_scale)
-
-    def std(self, shape: Shape) -> float:
-        """Prior standard deviation of every weight of a tensor of ``shape``."""
-        if self.scale is not None:
-            return self.scale
-        return self.gain / math.sqrt(max(1, math.prod(shape[1:])))
-
-    def posterior(
-        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
-    ) -> GaussianPosterior:
-        return GaussianPosterior(shape, self.std(shape), self.init_scale, device=device, dtype=dtype)
-
-    def sample(self, shape: Shape) -> Tensor:
-        return torch.randn(*shape) * self.std(shape)
-
-    def __repr__(self) -> str:
-        return f"Gaussian(scale={self.scale}, gain={self.gain:.3g}, init_scale={self.init_scale})"
-
-
-class GaussianPosterior(WeightPosterior):
-    """Mean-field normal with parameters ``loc`` and ``log_scale``, two numbers a weight."""
-
-    def __init__(
-        self,
-        shape: Shape,
-        prior_scale: float,
-        init_scale: float,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.shape = torch.Size(shape)
-        self.prior_scale, self.init_scale = prior_scale, init_scale
-        self.loc = nn.Parameter(torch.empty(self.shape, device=device, dtype=dtype))
-        self.log_scale = nn.Parameter(torch.empty(self.shape, device=device, dtype=dtype))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        with torch.no_grad():
-            self.loc.normal_(0, self.prior_scale)
-            self.log_scale.fill_(math.log(self.init_scale * self.prior_scale))
-
-    def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        if not sample_shape:
-            return torch.addcmul(self.loc, self.log_scale.exp(), torch.randn_like(self.loc))
-        noise = torch.randn(*sample_shape, *self.shape, dtype=self.loc.dtype, device=self.loc.device)
-        return self.loc + self.log_scale.exp() * noise
-
-    def mean(self) -> Tensor:
-        return self.loc
-
-    def kl(self) -> Tensor:
-        return normal_kl(self.loc, self.log_scale, self.prior_scale)
-
-    def extra_repr(self) -> str:
-        return f"{tuple(self.shape)}, prior_scale={self.prior_scale:.3g}"
-
-
-_PRIORS: dict[str, Callable[[], WeightPrior]] = {"gaussian": Gaussian}
+_PRIORS: dict[str, Callable[[], WeightPrior]] = {}
 
 
 def register_prior(name: str, factory: Callable[[], WeightPrior]) -> None:
@@ -162,6 +123,11 @@ def register_prior(name: str, factory: Callable[[], WeightPrior]) -> None:
 def prior_names() -> list[str]:
     """Names that :func:`get_prior` knows."""
     return sorted(_PRIORS)
+
+
+def priors_serving(shape: Shape) -> list[str]:
+    """Names of the priors that take weights of ``shape``, for error messages."""
+    return [name for name in prior_names() if get_prior(name).serves(shape)]
 
 
 def get_prior(prior: str | Path | WeightPrior) -> WeightPrior:
@@ -189,7 +155,7 @@ def get_prior(prior: str | Path | WeightPrior) -> WeightPrior:
     )
 
 
-def _check_positive(name: str, value: float) -> float:
+def check_positive(name: str, value: float) -> float:
     if not value > 0 or not math.isfinite(value):
         raise ValueError(f"{name}: expected a positive number, found {value}")
     return float(value)
