@@ -5,7 +5,7 @@ from topoprior.decoder_prior import DecoderPrior
 from topoprior.distributions import UniformOn, WrappedNormal
 from topoprior.divergences import cover_kl, kappa
 from topoprior.inference import kl_divergence, posterior_mean, predict
-from topoprior.layers import BayesConv2d, BayesLinear
+from topoprior.layers import BayesConv1d, BayesConv2d, BayesConv3d, BayesConvTranspose2d, BayesLinear
 from topoprior.mean_field import Gaussian
 from topoprior.priors import WeightPosterior, WeightPrior, get_prior, register_prior
 from topoprior.products import Product
@@ -33,7 +33,10 @@ __all__ = [
     "RotationGroup",
     "Sphere",
     "SphericalSpaceForm",
+    "BayesConv1d",
     "BayesConv2d",
+    "BayesConv3d",
+    "BayesConvTranspose2d",
     "BayesLinear",
     "CoveringVAE",
     "DecoderPrior",

@@ -1,73 +1,143 @@
-"""Bayesian layers: torch.nn's functional operations on weights drawn from a posterior.
+"""Bayesian layers: torch.nn's operations on weights drawn from a posterior.
 
-``forward`` returns a tensor and draws fresh weights every time, in training and evaluation alike;
-inside ``with tp.posterior_mean(model):`` it uses their mean.
+Arguments, shapes and errors are those of the torch.nn layer of the same name, with one more argument, the
+prior of the weights. :class:`topoprior.bayes_layer.BayesLayer` says when weights are drawn.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from topoprior.mean_field import Gaussian
-from topoprior.priors import WeightPrior, get_prior
+from topoprior.bayes_layer import BayesLayer, PriorLike
 
-# A bias starts at 0 with this fraction of its unit prior std.
-_BIAS_INIT_SCALE = 0.1
+Size = int | Sequence[int]
+
+# Up to this batch, many draws go through one grouped convolution; above, a loop over the draws is as fast
+# (one CPU thread, 64 to 256 channels; experiments/benchmark_layers.py).
+_GROUPED_UP_TO = 4
 
 
-class BayesLayer(nn.Module):
-    """What Bayesian layers share: a weight posterior, an optional bias posterior, their KL."""
+class _BayesConvNd(BayesLayer):
+    """All Bayesian convolutions: geometry from torch's own layer, draws by one grouped convolution."""
 
-    def _init_posteriors(
-        self, shape: tuple[int, ...], bias: bool, prior: str | Path | WeightPrior, device: Any, dtype: Any
+    _plain: ClassVar[type[nn.Module]]
+    _function: ClassVar[Callable[..., Tensor]]
+    default_prior: ClassVar[str] = "gaussian"
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: str | Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        prior: PriorLike | None = None,
     ) -> None:
-        options = {"device": device, "dtype": dtype}
-        self.prior = get_prior(prior)
-        self.weight_posterior = self.prior.posterior(shape, **options)
-        self.bias_posterior = None
-        if bias:
-            self.bias_posterior = Gaussian(1.0, init_scale=_BIAS_INIT_SCALE).posterior(shape[:1], **options)
-            nn.init.zeros_(self.bias_posterior.loc)
-        self.use_mean = False
+        super().__init__()
+        self._init_conv(
+            dict(
+                in_channels=in_channels,
+                out_channels=out_channels,
+                kernel_size=kernel_size,
+                stride=stride,
+                padding=padding,
+                dilation=dilation,
+                groups=groups,
+                bias=bias,
+                padding_mode=padding_mode,
+            ),
+            prior,
+            device,
+            dtype,
+        )
 
-    def reset_parameters(self) -> None:
-        """Draw the posterior's start afresh."""
-        self.weight_posterior.reset_parameters()  # type: ignore[operator]
-        if self.bias_posterior is not None:
-            self.bias_posterior.reset_parameters()
-            nn.init.zeros_(self.bias_posterior.loc)
+    def _init_conv(
+        self, arguments: dict[str, Any], prior: PriorLike | None, device: Any, dtype: Any
+    ) -> None:
+        # torch's own layer checks and expands the arguments; on the meta device it takes no memory.
+        plain: Any = self._plain(**arguments, device="meta")
+        self.in_channels, self.out_channels = plain.in_channels, plain.out_channels
+        self.kernel_size, self.stride = plain.kernel_size, plain.stride
+        self.padding, self.dilation = plain.padding, plain.dilation
+        self.output_padding, self.groups = plain.output_padding, plain.groups
+        self.padding_mode = plain.padding_mode
+        self._pad = list(plain._reversed_padding_repeated_twice) if plain.padding_mode != "zeros" else None
+        self._describe = plain.extra_repr()
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        has_bias = plain.bias is not None
+        self._init_posteriors(shape, has_bias, prior or self.default_prior, device, dtype)
 
-    def draw(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias for one forward pass."""
-        posteriors = (self.weight_posterior, self.bias_posterior)
-        weight, bias = (p if p is None else p.mean() if self.use_mean else p.rsample() for p in posteriors)
-        assert weight is not None
-        return weight, bias
+    def forward(self, input: Tensor) -> Tensor:
+        return self._run(input)
 
-    def kl(self) -> Tensor:
-        """KL(posterior || prior) of weight and bias in nats: a scalar in closed form."""
-        kl = self.weight_posterior.kl()
-        return kl if self.bias_posterior is None else kl + self.bias_posterior.kl()
+    def _compute(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, *, samples: int = 1, **options: Any
+    ) -> Tensor:
+        padding = self.padding
+        if self._pad is not None:
+            input, padding = F.pad(input, self._pad, mode=self.padding_mode), 0
+        groups = self.groups * samples
+        return type(self)._function(input, weight, bias, self.stride, padding, self.dilation, groups)
+
+    def _compute_samples(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, **options: Any
+    ) -> Tensor:
+        samples = len(weight)
+        batch = input.shape[0] // samples
+        if batch > _GROUPED_UP_TO:
+            return super()._compute_samples(input, weight, bias, **options)
+        # Draws become groups of channels, (B, S * C, ...); for B = 1 this moves no data.
+        folded = input.unflatten(0, (samples, batch)).transpose(0, 1).flatten(1, 2)
+        bias = None if bias is None else bias.flatten()
+        output = self._compute(folded, weight.flatten(0, 1), bias, samples=samples, **options)
+        return output.unflatten(1, (samples, -1)).transpose(0, 1).flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        return self._describe
 
 
-class BayesConv2d(BayesLayer):
+class BayesConv1d(_BayesConvNd):
+    r"""`torch.nn.Conv1d` with a posterior over kernels; the arguments are those of :class:`BayesConv2d`.
+
+    Args:
+        prior: "gaussian" by default.
+
+    Shape: input (N, C_in, L) or (C_in, L).
+
+    Example:
+        >>> BayesConv1d(3, 8, 5, padding="same")(torch.zeros(2, 3, 16)).shape
+        torch.Size([2, 8, 16])
+    """
+
+    _plain, _function = nn.Conv1d, F.conv1d
+
+
+class BayesConv2d(_BayesConvNd):
     r"""`torch.nn.Conv2d` with a posterior over kernels.
 
     All arguments are those of :class:`torch.nn.Conv2d`, and one more.
 
     Args:
         prior: name ("klein-3x3", "gaussian", ...), checkpoint folder, or a
-            :class:`~topoprior.priors.WeightPrior`.
+            :class:`~topoprior.priors.WeightPrior`; "klein-3x3" by default.
 
     Shape: input (N, C_in, H, W) or (C_in, H, W), as in :class:`torch.nn.Conv2d`.
 
     Raises:
-        ValueError: unknown prior, or a prior that does not decode this kernel size.
+        ValueError: unknown prior, or a prior that does not decode this kernel size; the message lists
+            priors that do.
 
     Example:
         >>> conv = BayesConv2d(3, 8, 3, padding=1)
@@ -75,59 +145,133 @@ class BayesConv2d(BayesLayer):
         (torch.Size([2, 8, 16, 16]), torch.Size([]))
     """
 
+    _plain, _function = nn.Conv2d, F.conv2d
+    default_prior = "klein-3x3"
+
+
+class BayesConv3d(_BayesConvNd):
+    r"""`torch.nn.Conv3d` with a posterior over kernels; the arguments are those of :class:`BayesConv2d`.
+
+    Args:
+        prior: "gaussian" by default.
+
+    Shape: input (N, C_in, D, H, W) or (C_in, D, H, W).
+
+    Example:
+        >>> BayesConv3d(3, 8, 3, padding=1)(torch.zeros(2, 3, 4, 4, 4)).shape
+        torch.Size([2, 8, 4, 4, 4])
+    """
+
+    _plain, _function = nn.Conv3d, F.conv3d
+
+
+class BayesConvTranspose2d(_BayesConvNd):
+    r"""`torch.nn.ConvTranspose2d` with a posterior over kernels.
+
+    The posterior holds weights as priors know them, (out, in / groups, kH, kW), so that the scale follows
+    the fan-in; torch's own layer holds the transpose, (in, out / groups, kH, kW).
+
+    Args:
+        prior: "klein-3x3" by default.
+
+    Shape: input (N, C_in, H, W) or (C_in, H, W).
+
+    Example:
+        >>> up = BayesConvTranspose2d(8, 3, 3, stride=2, padding=1)
+        >>> x = torch.zeros(2, 8, 16, 16)
+        >>> up(x).shape, up(x, output_size=(32, 32)).shape
+        (torch.Size([2, 3, 31, 31]), torch.Size([2, 3, 32, 32]))
+    """
+
+    _plain, _function = nn.ConvTranspose2d, F.conv_transpose2d
+    default_prior = "klein-3x3"
+
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: str | int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
         groups: int = 1,
         bias: bool = True,
+        dilation: Size = 1,
         padding_mode: str = "zeros",
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        prior: str | Path | WeightPrior = "klein-3x3",
+        prior: PriorLike | None = None,
     ) -> None:
-        super().__init__()
-        # torch's own layer checks and expands the arguments; on the meta device it takes no memory.
-        plain = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,  # type: ignore[arg-type]
-            device="meta",
+        BayesLayer.__init__(self)
+        self._init_conv(
+            dict(
+                in_channels=in_channels,
+                out_channels=out_channels,
+                kernel_size=kernel_size,
+                stride=stride,
+                padding=padding,
+                output_padding=output_padding,
+                groups=groups,
+                bias=bias,
+                dilation=dilation,
+                padding_mode=padding_mode,
+            ),
+            prior,
+            device,
+            dtype,
         )
-        self.in_channels, self.out_channels = plain.in_channels, plain.out_channels
-        self.kernel_size, self.stride = plain.kernel_size, plain.stride
-        self.padding, self.dilation = plain.padding, plain.dilation
-        self.groups, self.padding_mode = plain.groups, plain.padding_mode
-        self._pad = list(plain._reversed_padding_repeated_twice)
-        self._describe = plain.extra_repr()
-        self._init_posteriors(tuple(plain.weight.shape), bias, prior, device, dtype)
 
-    def forward(self, input: Tensor) -> Tensor:
-        weight, bias = self.draw()
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            input, padding = F.pad(input, self._pad, mode=self.padding_mode), 0
-        return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """``output_size``: (H, W) wanted, where stride leaves a choice; also with leading (N, C)."""
+        if output_size is None:
+            return self._run(input, output_padding=self.output_padding)
+        return self._run(input, output_padding=self._padding_for(input, output_size))
 
-    def extra_repr(self) -> str:
-        return self._describe
+    def _padding_for(self, input: Tensor, output_size: Sequence[int]) -> list[int]:
+        """The output padding that gives ``output_size``."""
+        padding = []
+        wanted, found = list(output_size)[-2:], input.shape[-2:]
+        geometry = zip(self.stride, self.padding, self.dilation, self.kernel_size, strict=True)
+        for i, (stride, pad, dilation, kernel) in enumerate(geometry):
+            smallest = (found[i] - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1
+            if len(wanted) != 2 or not smallest <= wanted[i] < smallest + stride:
+                raise ValueError(
+                    f"output_size: expected {smallest} to {smallest + stride - 1} in spatial dimension {i} "
+                    f"for an input of size {tuple(found)}, found {tuple(output_size)}"
+                )
+            padding.append(wanted[i] - smallest)
+        return padding
+
+    def _compute(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, *, samples: int = 1, **options: Any
+    ) -> Tensor:
+        groups = self.groups * samples
+        return F.conv_transpose2d(
+            input,
+            transpose_kernels(weight, groups),
+            bias,
+            self.stride,
+            self.padding,
+            options["output_padding"],
+            groups,
+            self.dilation,
+        )
+
+
+def transpose_kernels(weight: Tensor, groups: int) -> Tensor:
+    """Weights (out, in / groups, ...) of a convolution as torch's transposed one holds them,
+    (in, out / groups, ...); it is its own inverse."""
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 class BayesLinear(BayesLayer):
     r"""`torch.nn.Linear` with a posterior over weights: y = x W^T + b.
 
-    All arguments are those of :class:`torch.nn.Linear`, and ``prior`` as in :class:`BayesConv2d`.
+    All arguments are those of :class:`torch.nn.Linear`, and ``prior`` as in :class:`BayesConv2d`,
+    "gaussian" by default.
+
+    Shape: input (..., in_features).
 
     Example:
         >>> BayesLinear(20, 10)(torch.zeros(5, 20)).shape
@@ -142,7 +286,7 @@ class BayesLinear(BayesLayer):
         device: Any = None,
         dtype: torch.dtype | None = None,
         *,
-        prior: str | Path | WeightPrior = "gaussian",
+        prior: PriorLike = "gaussian",
     ) -> None:
         super().__init__()
         for name, value in (("in_features", in_features), ("out_features", out_features)):
@@ -152,8 +296,20 @@ class BayesLinear(BayesLayer):
         self._init_posteriors((out_features, in_features), bias, prior, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        weight, bias = self.draw()
+        return self._run(input)
+
+    def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> Tensor:
         return F.linear(input, weight, bias)
+
+    def _compute_samples(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, **options: Any
+    ) -> Tensor:
+        rows = input.reshape(len(weight), -1, self.in_features)
+        if bias is None:
+            output = torch.bmm(rows, weight.mT)
+        else:
+            output = torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
+        return output.reshape(*input.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         bias = self.bias_posterior is not None
