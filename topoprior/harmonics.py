@@ -105,6 +105,17 @@ class Harmonics:
         chosen.columns = torch.tensor(self.columns)[columns].tolist()
         return chosen
 
+    def plane_waves(self, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """h(x) @ coefficients as sum_t C_t cos(2 pi k_t . y) + S_t sin(2 pi k_t . y), y in lattice coordinates.
+
+        Returns:
+            k (T, rank) integers, C and S (T, outputs), for ``coefficients`` (num_features, outputs).
+        """
+        if any(c is not None for c in self._coordinates):
+            raise ValueError("plane_waves: not available for harmonics with coordinate factors")
+        weights = self._weights.to(coefficients)
+        return self._frequencies, weights[0] @ coefficients, weights[1] @ coefficients
+
     def __repr__(self) -> str:
         return f"Harmonics({self.covering!r}, {self.num_features})"
 
