@@ -1,15 +1,17 @@
 """topoprior: Bayesian deep learning with topological weight priors."""
 
+from topoprior.correlated import CorrelatedGaussian
 from topoprior.coverings import Circle, Covering, Euclidean, FlatManifold, KleinBottle, Torus
 from topoprior.decoder_prior import DecoderPrior
 from topoprior.distributions import UniformOn, WrappedNormal
 from topoprior.divergences import cover_kl, kappa
 from topoprior.inference import kl_divergence, posterior_mean, predict
 from topoprior.layers import BayesConv1d, BayesConv2d, BayesConv3d, BayesConvTranspose2d, BayesLinear
-from topoprior.mean_field import Gaussian
+from topoprior.mean_field import Gaussian, MeanFieldPosterior, MeanFieldPrior
 from topoprior.priors import WeightPosterior, WeightPrior, get_prior, register_prior
 from topoprior.products import Product
 from topoprior.pushforward import PowerSpherical, Pushforward
+from topoprior.scale_families import Laplace, LogUniform, ScaleMixture, StudentT
 from topoprior.spaces import Cylinder, HalfTurnManifold, HantzscheWendt, MoebiusBand
 from topoprior.spherical import (
     LensSpace,
@@ -38,9 +40,16 @@ __all__ = [
     "BayesConv3d",
     "BayesConvTranspose2d",
     "BayesLinear",
+    "CorrelatedGaussian",
     "CoveringVAE",
     "DecoderPrior",
     "Gaussian",
+    "Laplace",
+    "LogUniform",
+    "MeanFieldPosterior",
+    "MeanFieldPrior",
+    "ScaleMixture",
+    "StudentT",
     "WeightPosterior",
     "WeightPrior",
     "get_prior",

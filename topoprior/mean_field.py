@@ -1,4 +1,4 @@
-"""Priors over independent weights, with mean-field normal posteriors."""
+"""Independent weights with mean-field normal posteriors: one small abstraction, and the Gaussian."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from topoprior.normal_expectations import expectation, legendre_rule
 from topoprior.priors import (
     HE_GAIN,
+    BoundedScale,
     Shape,
     WeightPosterior,
     WeightPrior,
@@ -20,70 +22,159 @@ from topoprior.priors import (
 )
 
 
-class Gaussian(WeightPrior):
-    r"""Independent :math:`w \sim N(0, s^2)`, with a mean-field normal posterior.
+class MeanFieldPrior(WeightPrior):
+    r"""Independent :math:`w = s\, u` with a unit law for u, and a mean-field normal posterior.
+
+    A prior of one's own is one class. It gives
+
+    - ``unit_energy``: E u^2, so that the scale can follow the fan-in;
+    - ``sample_unit(shape)``: draws of u;
+    - ``log_prob(w, scale)``, elementwise: then the KL is by quadrature (see :meth:`cross_entropy`);
+      or ``cross_entropy(loc, log_scale, scale)`` in closed form, with ``kl_kind = "exact"``.
 
     Args:
-        scale: s; default gain / sqrt(fan-in).
+        scale: s; by default it follows the fan-in: s^2 E u^2 = gain^2 / fan-in, so that
+            E|w_oi|^2 = gain^2 / in for every kernel.
         gain: He's sqrt(2) by default.
-        init_scale: posterior std at the start, as a fraction of s.
+        init_scale: posterior std at the start, as a fraction of the prior's.
+        empirical_bayes: learn the scale with the posterior, within a factor of 4 of where it starts
+            (:class:`~topoprior.priors.BoundedScale` says why it is bounded).
 
-    Example:
-        >>> posterior = Gaussian().posterior((4, 3, 3, 3))
-        >>> posterior.rsample((10,)).shape, posterior.kl().shape
-        (torch.Size([10, 4, 3, 3, 3]), torch.Size([]))
+    Raises:
+        ValueError: a number that is not positive; no ``scale`` for a law without variance.
+
+    Example: a logistic prior.
+        >>> class Logistic(MeanFieldPrior):
+        ...     unit_energy = math.pi**2 / 3
+        ...     def log_prob(self, w, scale):
+        ...         z = w.abs() / scale
+        ...         return -z - 2 * (-z).exp().log1p() - scale.log()
+        ...     def sample_unit(self, shape):
+        ...         return torch.rand(*shape).logit()
+        >>> posterior = Logistic().posterior((4, 3, 3, 3))
+        >>> posterior.kl_kind, bool(posterior.kl() > 0)
+        ('approximation', True)
     """
 
+    unit_energy: float = 1.0
+    kl_kind: str = "approximation"
+    symmetric: bool = True  # log_prob(-w) = log_prob(w); False doubles the cost of the quadrature
+    num_scales: int = 1  # how many scales empirical Bayes may learn
+
     def __init__(
-        self, scale: float | None = None, *, gain: float = HE_GAIN, init_scale: float = 0.1
+        self,
+        scale: float | None = None,
+        *,
+        gain: float = HE_GAIN,
+        init_scale: float = 0.1,
+        empirical_bayes: bool = False,
+        num_nodes: int = 32,
     ) -> None:
         if scale is not None:
             check_positive("scale", scale)
+        elif not math.isfinite(self.unit_energy):
+            raise ValueError(f"scale: {type(self).__name__} has no variance, so it needs one, found None")
         self.scale = scale
         self.gain = check_positive("gain", gain)
         self.init_scale = check_positive("init_scale", init_scale)
+        self.empirical_bayes = bool(empirical_bayes)
+        self._rule = legendre_rule(num_nodes)
+
+    # --- what a prior gives ----------------------------------------------------------------------
+
+    def sample_unit(self, shape: Shape) -> Tensor:
+        """Draws of u = w / scale, of ``shape``."""
+        raise NotImplementedError(f"{type(self).__name__} needs sample_unit(shape)")
+
+    def log_prob(self, w: Tensor, scale: Tensor) -> Tensor:
+        """log density of every weight, in nats. ``scale`` is a scalar tensor."""
+        raise NotImplementedError(f"{type(self).__name__} needs log_prob(w, scale) or cross_entropy")
+
+    def cross_entropy(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
+        """-E log p(w) for w ~ N(loc, exp(log_scale)^2), in nats, elementwise.
+
+        Here by quadrature with nodes that crowd around 0, where log densities bend: for log(1 + w^2 / s^2)
+        and posteriors of std up to s, 10 s, 100 s the error is below 3e-9, 3e-6, 2e-4 with the default 32
+        nodes. Time and memory are 32 times those of an elementwise function.
+        """
+        return -expectation(
+            lambda w: self.log_prob(w, scale),
+            loc,
+            log_scale.exp(),
+            knee=scale,
+            even=self.symmetric,
+            rule=self._rule,
+        )
+
+    def kl(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
+        """Sum of KL(N(loc, exp(log_scale)^2) || p) in nats: cross entropy minus the normal's entropy."""
+        entropy = log_scale + 0.5 * math.log(2 * math.pi * math.e)
+        return (self.cross_entropy(loc, log_scale, scale) - entropy).sum()
+
+    # --- what follows ----------------------------------------------------------------------------
 
     def std(self, shape: Shape) -> float:
         """Prior standard deviation of every weight of a tensor of ``shape``."""
         if self.scale is not None:
-            return self.scale
+            return self.scale * math.sqrt(self.unit_energy)
         return self.gain / math.sqrt(max(1, math.prod(shape[1:])))
+
+    def scale_of(self, shape: Shape) -> float:
+        """The scale s for weights of ``shape``: std / sqrt(E u^2)."""
+        if self.scale is not None and not math.isfinite(self.unit_energy):
+            return self.scale
+        return self.std(shape) / math.sqrt(self.unit_energy)
 
     def posterior(
         self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
-    ) -> GaussianPosterior:
-        return GaussianPosterior(shape, self.std(shape), self.init_scale, device=device, dtype=dtype)
+    ) -> MeanFieldPosterior:
+        return MeanFieldPosterior(self, shape, device=device, dtype=dtype)
 
     def sample(self, shape: Shape) -> Tensor:
-        return torch.randn(*shape) * self.std(shape)
+        return self.scale_of(shape) * self.sample_unit(shape)
 
     def __repr__(self) -> str:
-        return f"Gaussian(scale={self.scale}, gain={self.gain:.3g}, init_scale={self.init_scale})"
+        learned = ", empirical_bayes=True" if self.empirical_bayes else ""
+        return (
+            f"{type(self).__name__}({self._describe()}scale={self.scale}, gain={self.gain:.3g}, "
+            f"init_scale={self.init_scale}{learned})"
+        )
+
+    def _describe(self) -> str:
+        return ""
 
 
-class GaussianPosterior(WeightPosterior):
-    """Mean-field normal with parameters ``loc`` and ``log_scale``, two numbers a weight."""
+class MeanFieldPosterior(WeightPosterior):
+    """Mean-field normal with parameters ``loc`` and ``log_scale``, two numbers a weight.
+
+    Its KL is computed in float32 at least: half precision has too few digits for a sum of squares.
+    """
 
     def __init__(
         self,
+        prior: MeanFieldPrior,
         shape: Shape,
-        prior_scale: float,
-        init_scale: float,
         *,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.shape = torch.Size(shape)
-        self.prior_scale, self.init_scale = prior_scale, init_scale
+        self.prior, self.shape, self.kl_kind = prior, torch.Size(shape), prior.kl_kind
+        self.prior_scale = prior.scale_of(shape)
         self.loc = nn.Parameter(torch.empty(self.shape, device=device, dtype=dtype))
         self.log_scale = nn.Parameter(torch.empty(self.shape, device=device, dtype=dtype))
+        self.scale_factors = BoundedScale(
+            prior.num_scales, prior.empirical_bayes, device=device, dtype=dtype
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        std = self.prior.std(self.shape)
+        start = self.prior.init_scale * (std if math.isfinite(std) else self.prior_scale)
         with torch.no_grad():
-            self.loc.normal_(0, self.prior_scale)
-            self.log_scale.fill_(math.log(self.init_scale * self.prior_scale))
+            self.loc.copy_(self.prior.sample(self.shape))
+            self.log_scale.fill_(math.log(start))
+        self.scale_factors.reset_parameters()
 
     def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
         noise = draw_noise(sample_shape, self.shape, self.loc, antithetic)
@@ -92,16 +183,60 @@ class GaussianPosterior(WeightPosterior):
     def mean(self) -> Tensor:
         return self.loc
 
+    def scale(self) -> Tensor:
+        """The prior's scale, a scalar (or (num_scales,)): what empirical Bayes learns."""
+        scales = self.prior_scale * _at_least_float32(self.scale_factors())
+        return scales.squeeze(0) if self.prior.num_scales == 1 else scales
+
     def kl(self) -> Tensor:
-        return normal_kl(self.loc, self.log_scale, self.prior_scale)
+        return self.prior.kl(_at_least_float32(self.loc), _at_least_float32(self.log_scale), self.scale())
 
     def project_(self, weight: Tensor) -> Tensor:
+        if weight.shape != self.shape:
+            raise ValueError(f"weight: expected shape {tuple(self.shape)}, found {tuple(weight.shape)}")
         with torch.no_grad():
             self.loc.copy_(weight)
         return weight.new_zeros(())
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.shape)}, prior_scale={self.prior_scale:.3g}"
+        return f"{tuple(self.shape)}, prior={self.prior!r}, prior_scale={self.prior_scale:.3g}"
+
+
+GaussianPosterior = MeanFieldPosterior  # its name before there were other mean-field priors
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class Gaussian(MeanFieldPrior):
+    r"""Independent :math:`w \sim N(0, s^2)`, with a mean-field normal posterior and the exact KL.
+
+    Arguments: those of :class:`MeanFieldPrior`. With ``empirical_bayes`` the best scale is
+    s^2 = mean(loc^2 + scale^2), where that lies within the bounds.
+
+    Source: Graves 2011; Blundell et al. 2015.
+
+    Example:
+        >>> posterior = Gaussian().posterior((4, 3, 3, 3))
+        >>> posterior.rsample((10,)).shape, posterior.kl().shape
+        (torch.Size([10, 4, 3, 3, 3]), torch.Size([]))
+    """
+
+    kl_kind = "exact"
+
+    def sample_unit(self, shape: Shape) -> Tensor:
+        return torch.randn(*shape)
+
+    def log_prob(self, w: Tensor, scale: Tensor) -> Tensor:
+        return -0.5 * (w / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
+
+    def cross_entropy(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
+        second_moment = loc.square() + (2 * log_scale).exp()
+        return 0.5 * second_moment / scale.square() + scale.log() + 0.5 * math.log(2 * math.pi)
+
+    def kl(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
+        return normal_kl(loc, log_scale, scale)  # the same, in fewer passes over the weights
 
 
 register_prior("gaussian", Gaussian)

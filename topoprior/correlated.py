@@ -1,0 +1,109 @@
+"""Convolution kernels whose neighbouring pixels are alike: a Gaussian with spatial covariance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topoprior.mean_field import MeanFieldPosterior, MeanFieldPrior
+from topoprior.priors import Shape, check_positive, priors_serving, register_prior
+
+
+class CorrelatedGaussian(MeanFieldPrior):
+    r"""Kernels :math:`w_{oi} \sim N(0, s^2 C)`, :math:`C_{pq} = \exp(-|p - q| / \ell)` between pixels p, q.
+
+    For kernels of any size of 2 pixels and more, in one, two and three dimensions; kernels are independent
+    of one another. The posterior is a mean-field normal, and its KL is exact:
+
+    .. math:: \tfrac12 \sum_{oi} \Big[ \big(m^T C^{-1} m + \textstyle\sum_p (C^{-1})_{pp} \sigma_p^2\big) / s^2
+              - k + \log\det C + k \log s^2 - \textstyle\sum_p \log \sigma_p^2 \Big]
+
+    Args:
+        scale: s; by default k s^2 = gain^2 / in.
+        lengthscale: l, in pixels.
+        gain, init_scale, empirical_bayes: as for :class:`~topoprior.MeanFieldPrior`.
+
+    Raises:
+        ValueError: a shape without kernels of at least 2 pixels.
+
+    Source: Fortuin et al. 2022 (Bayesian neural network priors revisited), section 4.2.
+
+    Example:
+        >>> CorrelatedGaussian(lengthscale=2.0).posterior((4, 3, 5, 5)).kl().shape
+        torch.Size([])
+    """
+
+    kl_kind = "exact"
+
+    def __init__(self, scale: float | None = None, *, lengthscale: float = 1.0, **options: Any) -> None:
+        self.lengthscale = check_positive("lengthscale", lengthscale)
+        super().__init__(scale, **options)
+
+    def covariance(self, kernel_size: Sequence[int]) -> Tensor:
+        """C in float64, (k, k), pixels in the order of ``flatten``."""
+        axes = [torch.arange(n, dtype=torch.float64) for n in kernel_size]
+        pixels = torch.cartesian_prod(*axes).reshape(-1, len(kernel_size))
+        return (-torch.cdist(pixels, pixels) / self.lengthscale).exp()
+
+    def posterior(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> MeanFieldPosterior:
+        self._check_shape(shape)
+        return CorrelatedPosterior(self, shape, device=device, dtype=dtype)
+
+    def sample(self, shape: Shape) -> Tensor:
+        self._check_shape(shape)
+        factor = torch.linalg.cholesky(self.covariance(shape[2:])).to(torch.get_default_dtype())
+        noise = torch.randn(*shape).flatten(2)
+        return self.scale_of(shape) * (noise @ factor.T).reshape(*shape)
+
+    def serves(self, shape: Shape) -> bool:
+        return len(shape) > 2 and math.prod(shape[2:]) > 1
+
+    def _check_shape(self, shape: Shape) -> None:
+        if not self.serves(shape):
+            raise ValueError(
+                f"kernel_size: this prior correlates the pixels of a kernel, at least 2, found weights of "
+                f"shape {tuple(shape)}; priors that fit: {', '.join(priors_serving(shape))}"
+            )
+
+    def _describe(self) -> str:
+        return f"lengthscale={self.lengthscale:.3g}, "
+
+
+class CorrelatedPosterior(MeanFieldPosterior):
+    """Mean-field normal over the pixels of kernels whose prior correlates them."""
+
+    precision: Tensor
+
+    def __init__(
+        self,
+        prior: CorrelatedGaussian,
+        shape: Shape,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(prior, shape, device=device, dtype=dtype)
+        covariance = prior.covariance(self.shape[2:])
+        self.log_det = torch.logdet(covariance).item()
+        precision = torch.linalg.inv(covariance).to(device=device, dtype=self.loc.dtype)
+        self.register_buffer("precision", precision, persistent=False)  # known from the prior
+
+    def kl(self) -> Tensor:
+        scale, low = self.scale(), (torch.float16, torch.bfloat16)
+        loc, log_scale, precision = (
+            x.float() if x.dtype in low else x for x in (self.loc, self.log_scale, self.precision)
+        )
+        kernels, variance = loc.flatten(2), (2 * log_scale).exp().flatten(2)
+        energy = ((kernels @ precision) * kernels).sum() + (variance @ precision.diagonal()).sum()
+        num_kernels, pixels = math.prod(self.shape[:2]), len(precision)
+        log_dets = num_kernels * (self.log_det + 2 * pixels * scale.log()) - 2 * log_scale.sum()
+        return 0.5 * (energy / scale.square() + log_dets - loc.numel())
+
+
+register_prior("correlated-gaussian", CorrelatedGaussian)

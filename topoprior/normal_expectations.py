@@ -1,0 +1,127 @@
+r"""Expectations of functions of one normal variable: what the KL of a mean-field normal needs.
+
+Every function here is elementwise: w ~ N(loc, scale^2) for tensors ``loc`` and ``scale`` of one shape,
+deterministic and differentiable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Rule = tuple[list[float], list[float]]
+
+_REACH = 6.5  # a normal holds 8e-11 beyond 6.5 std
+_EULER_GAMMA = 0.5772156649015329
+_DAWSON_STEP, _DAWSON_TERMS, _DAWSON_END = 1 / 3, 18, 7.0
+
+
+def mean_abs(loc: Tensor, scale: Tensor) -> Tensor:
+    r"""E\|w\| = s sqrt(2 / pi) exp(-m^2 / 2 s^2) + m erf(m / (s sqrt 2)): the folded normal's mean, exact.
+
+    Example:
+        >>> mean_abs(torch.tensor([-3.0, 0.0]), torch.tensor([0.01, 1.0]))
+        tensor([3.0000, 0.7979])
+    """
+    z = loc / (scale * math.sqrt(2))
+    return math.sqrt(2 / math.pi) * scale * (-z.square()).exp() + loc * z.erf()
+
+
+def mean_log_abs(loc: Tensor, scale: Tensor) -> Tensor:
+    r"""E log\|w\|, to 1e-9, gradients included.
+
+    With z = m / (s sqrt 2) it is log s - (gamma + log 2) / 2 plus an even function of z whose derivative
+    is twice Dawson's integral. Rybicki's sampling formula for that integral (Computers in Physics 3:85,
+    1989) integrates term by term to
+
+    .. math:: \sum_{n = 1, 3, 5, ...} \frac{2 \,\mathrm{erf}(nh) - \mathrm{erf}(nh + z) - \mathrm{erf}(nh - z)}{n},
+
+    exact up to exp(-(pi / 2h)^2), 2e-10 at h = 1/3. Far out (m > 7 s) the asymptotic series
+    log m - sum_k (2k-1)!! / (2k (m/s)^{2k}) takes over.
+
+    Example:
+        >>> mean_log_abs(torch.tensor([0.0, 20.0]), torch.tensor([1.0, 0.1]))
+        tensor([-0.6352,  2.9957])
+    """
+    mu = (loc / scale).abs()
+    far = mu > _DAWSON_END
+    z = torch.where(far, 0.0, mu) / math.sqrt(2)
+    near_value = torch.full_like(z, -(_EULER_GAMMA + math.log(2)) / 2)
+    for n in range(1, 2 * _DAWSON_TERMS, 2):
+        node = n * _DAWSON_STEP
+        near_value = near_value + (2 * math.erf(node) - (node + z).erf() - (node - z).erf()) / n
+    mu = torch.where(far, mu, _DAWSON_END)
+    series, term = torch.zeros_like(mu), torch.ones_like(mu)
+    for k in range(1, 10):
+        term = term * (2 * k - 1) / mu.square()
+        series = series + term / (2 * k)
+    return scale.log() + torch.where(far, mu.log() - series, near_value)
+
+
+def expectation(
+    function: Callable[[Tensor], Tensor],
+    loc: Tensor,
+    scale: Tensor,
+    *,
+    knee: Tensor,
+    end: Tensor | None = None,
+    even: bool = False,
+    rule: Rule | None = None,
+) -> Tensor:
+    r"""E f(w) by Gauss-Legendre quadrature in y = asinh(w / knee), on each side of 0.
+
+    Gauss-Hermite quadrature fails where f changes on a scale far below the normal's: whether one of its
+    nodes falls into the narrow part is chance. Here the nodes crowd around 0, where log densities have
+    their narrow parts, and thin out like a geometric sequence; a kink at 0 (Laplace's) does no harm.
+
+    Args:
+        function: f, elementwise; called with an extra last dimension, the nodes.
+        knee: the scale on which f changes near 0: below it the nodes are evenly spaced.
+        end: f vanishes for \|w\| > end; default: it does not.
+        even: f(w) = f(-w), which halves the work.
+        rule: from :func:`legendre_rule`, 32 nodes on each side of 0 by default. Time and memory are
+            proportional to their number.
+
+    Example: E log(1 + w^2) for a wide normal.
+        >>> one = torch.ones(())
+        >>> expectation(lambda w: w.square().log1p(), 0 * one, 10 * one, knee=one, even=True)
+        tensor(3.5759)
+    """
+    nodes, weights = (loc.new_tensor(numbers) for numbers in rule or legendre_rule(32))
+
+    def side(sign: int) -> Tensor:
+        # Nodes are constants to autograd: they stay where they are when loc moves.
+        with torch.no_grad():
+            center, spread = sign * loc, _REACH * scale
+            lo, hi = (center - spread).clamp_min(0), (center + spread).clamp_min(0)
+            if even:  # fold the other side onto this one
+                lo, hi = (loc.abs() - spread).clamp_min(0), loc.abs() + spread
+            if end is not None:
+                lo, hi = torch.minimum(lo, end), torch.minimum(hi, end)
+            first, last = (lo / knee).asinh(), (hi / knee).asinh()
+            y = first.unsqueeze(-1) + (last - first).unsqueeze(-1) * nodes
+            w = knee * y.sinh()
+            width = knee * y.cosh() * (last - first).unsqueeze(-1) * weights
+        density = _density(sign * w, loc, scale)
+        if even:
+            density = density + _density(-w, loc, scale)
+        return (function(sign * w) * density * width).sum(-1)
+
+    return side(1) if even else side(1) + side(-1)
+
+
+def _density(w: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    scale = scale.unsqueeze(-1)
+    return (-0.5 * ((w - loc.unsqueeze(-1)) / scale).square()).exp() / (scale * math.sqrt(2 * math.pi))
+
+
+def legendre_rule(num_nodes: int) -> Rule:
+    """Gauss-Legendre nodes and weights on [0, 1]: numbers, which torch.compile takes as constants."""
+    if num_nodes < 1:
+        raise ValueError(f"num_nodes: expected at least 1, found {num_nodes}")
+    nodes, weights = np.polynomial.legendre.leggauss(num_nodes)
+    return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
