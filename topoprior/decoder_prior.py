@@ -6,41 +6,49 @@ import math
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from topoprior import checkpoints
 from topoprior.checkpoints import CheckpointError
 from topoprior.coverings import FlatManifold
-from topoprior.divergences import kappa
+from topoprior.decoder_posterior import DecoderPosterior
+from topoprior.distillation import fewest_harmonics
 from topoprior.harmonics import Harmonics
 from topoprior.priors import (
     HE_GAIN,
     Shape,
-    WeightPosterior,
     WeightPrior,
     check_positive,
-    draw_noise,
-    normal_kl,
     priors_serving,
     register_prior,
 )
+from topoprior.trigonometric import ProductWaves
 
 FORMAT = "topoprior.DecoderPrior/1"
+
+
+class Scales(NamedTuple):
+    """Prior stds of a kernel's parts."""
+
+    alpha: float
+    beta: float
+    residual: float
 
 
 class DecoderPrior(WeightPrior):
     r"""Convolution kernels decoded from a compact flat manifold, such as the Klein bottle:
 
-    .. math:: w_{oi} = \alpha_{oi}\, g(z_{oi}) + \beta_{oi}\, 1 / \sqrt{k}, \quad
-              z \sim U,\ \alpha \sim N(0, s_a^2),\ \beta \sim N(0, s_b^2)
+    .. math:: w_{oi} = \alpha_{oi}\, g(z_{oi}) + \beta_{oi}\, 1 / \sqrt{k} + \tau \epsilon_{oi}, \quad
+              z \sim U,\ \alpha \sim N(0, s_a^2),\ \beta \sim N(0, s_b^2),\ \epsilon \sim N(0, I)
 
     for every kernel of k pixels, from input i to output o. The decoder g is linear in deck-invariant
     harmonics (any smooth decoder is, up to a small error), so it has no seams, and a layer costs a few
     trigonometric functions and one matrix product. It is scaled to E|g(z)|^2 = 1; the scales follow
-    from E|w_oi|^2 = s_a^2 + s_b^2 = gain^2 / in, where in counts the inputs of a group.
+    from E|w_oi|^2 = s_a^2 + s_b^2 + k tau^2 = gain^2 / in, where in counts the inputs of a group. With the
+    default tau = 0 the weights stay on the decoder's image; with tau > 0 the prior has full support.
 
     The posterior is mean-field: 2 dim + 4 numbers a kernel, 8 on the Klein bottle, against 18 for a
     mean-field normal over 3x3 weights. Its closed-form KL bounds the KL of the weights from above (data
@@ -54,6 +62,9 @@ class DecoderPrior(WeightPrior):
         mean_fraction: s_b^2 as a fraction of the whole.
         init_scale: posterior std of alpha and beta at the start, as a fraction of the prior's.
         init_latent_scale: posterior std of z at the start, in periods.
+        residual_fraction: k tau^2 as a fraction of the whole. Costs 2 k more numbers a kernel.
+        empirical_bayes: learn factors on s_a, s_b and tau within [1/4, 4] with the posterior, a layer each
+            (:class:`~topoprior.priors.BoundedScale`).
 
     Raises:
         ValueError: shapes that do not fit, a space that is not compact or not axis-aligned.
@@ -74,6 +85,8 @@ class DecoderPrior(WeightPrior):
         mean_fraction: float = 0.1,
         init_scale: float = 0.1,
         init_latent_scale: float = 0.05,
+        residual_fraction: float = 0.0,
+        empirical_bayes: bool = False,
     ) -> None:
         space = harmonics.covering
         if not math.isfinite(space.volume) or space.periods is None:
@@ -84,18 +97,27 @@ class DecoderPrior(WeightPrior):
         expected = (harmonics.num_features, math.prod(self.kernel_size))
         if tuple(coefficients.shape) != expected:
             raise ValueError(f"coefficients: expected shape {expected}, found {tuple(coefficients.shape)}")
-        if not 0 <= mean_fraction < 1:
-            raise ValueError(f"mean_fraction: expected a number in [0, 1), found {mean_fraction}")
+        for name, value in (("mean_fraction", mean_fraction), ("residual_fraction", residual_fraction)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}: expected a number in [0, 1), found {value}")
+        if mean_fraction + residual_fraction >= 1:
+            raise ValueError(
+                "residual_fraction: expected less than 1 together with mean_fraction, found "
+                f"{residual_fraction} + {mean_fraction}"
+            )
         norm = coefficients.double().norm()
         if not torch.isfinite(norm) or norm == 0:
             raise ValueError("coefficients: expected finite numbers, not all zero")
         self.harmonics = harmonics
         # The harmonics are orthonormal under the uniform law, so this is E|g(z)|^2 = 1.
         self.coefficients = (coefficients.detach().double() / norm).float().cpu()
+        self.waves = ProductWaves(harmonics, self.coefficients)
         self.gain = check_positive("gain", gain)
         self.mean_fraction = float(mean_fraction)
         self.init_scale = check_positive("init_scale", init_scale)
         self.init_latent_scale = check_positive("init_latent_scale", init_latent_scale)
+        self.residual_fraction = float(residual_fraction)
+        self.empirical_bayes = bool(empirical_bayes)
 
     @property
     def covering(self) -> FlatManifold:
@@ -105,11 +127,17 @@ class DecoderPrior(WeightPrior):
         """Kernels g(z) at lifts z, (..., dim) -> (..., *kernel_size)."""
         return (self.harmonics(z) @ self.coefficients.to(z)).unflatten(-1, self.kernel_size)
 
-    def scales(self, shape: Shape) -> tuple[float, float]:
-        """Prior stds (s_a, s_b) of alpha and beta for a weight of ``shape``."""
+    def scales(self, shape: Shape) -> Scales:
+        """Prior stds of alpha, beta and every pixel of the residual, for a weight of ``shape``."""
         self._check_shape(shape)
-        total = self.gain / math.sqrt(shape[1])
-        return total * math.sqrt(1 - self.mean_fraction), total * math.sqrt(self.mean_fraction)
+        energy = self.gain**2 / max(1, shape[1])
+        rest = 1 - self.mean_fraction - self.residual_fraction
+        pixels = math.prod(self.kernel_size)
+        return Scales(
+            math.sqrt(energy * rest),
+            math.sqrt(energy * self.mean_fraction),
+            math.sqrt(energy * self.residual_fraction / pixels),
+        )
 
     def posterior(
         self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
@@ -117,12 +145,13 @@ class DecoderPrior(WeightPrior):
         return DecoderPosterior(self, shape, device=device, dtype=dtype)
 
     def sample(self, shape: Shape) -> Tensor:
-        alpha_scale, beta_scale = self.scales(shape)
+        scale = self.scales(shape)
         z = self.covering.sample_uniform(
             torch.Size(shape[:2]), self.coefficients.dtype, torch.device("cpu")
         )
         alpha, beta = torch.randn(2, *shape[:2], 1, 1)
-        return alpha_scale * alpha * self.decode(z) + beta_scale * beta / math.sqrt(math.prod(shape[2:]))
+        constant = scale.beta * beta / math.sqrt(math.prod(shape[2:]))
+        return scale.alpha * alpha * self.decode(z) + constant + scale.residual * torch.randn(*shape)
 
     def serves(self, shape: Shape) -> bool:
         return tuple(shape[2:]) == self.kernel_size
@@ -170,6 +199,26 @@ class DecoderPrior(WeightPrior):
         columns = [c for c in range(num_harmonics) if c not in dropped]
         return cls(harmonics.select(columns), coefficients[columns], kernel_size, **options)
 
+    def simplified(self, kernels: Tensor, *, tolerance: float = 1e-3, **options: Any) -> DecoderPrior:
+        """The same prior in the latent coordinates that need the fewest harmonics; faster in a layer.
+
+        Args:
+            kernels: those that it was trained on, (N, *kernel_size).
+            tolerance: by how much the relative error on ``kernels`` may grow.
+            options: of the new prior.
+        """
+        if tuple(kernels.shape[1:]) != self.kernel_size:
+            raise ValueError(
+                f"kernels: expected shape (N, {_times(self.kernel_size)}), found {tuple(kernels.shape)}"
+            )
+        flat = kernels.flatten(1).double()
+        scale = flat.square().sum(1).mean().sqrt()
+        harmonics, coefficients, _ = fewest_harmonics(
+            self.harmonics, self.coefficients, flat / scale, tolerance=tolerance
+        )
+        given = {option: getattr(self, option) for option in _OPTIONS}
+        return DecoderPrior(harmonics, coefficients, self.kernel_size, **{**given, **options})
+
     # --- checkpoints -------------------------------------------------------------------------
 
     def save_pretrained(self, folder: Path | str) -> None:
@@ -179,10 +228,7 @@ class DecoderPrior(WeightPrior):
             "covering": checkpoints.covering_to_config(self.covering),
             "kernel_size": list(self.kernel_size),
             "columns": self.harmonics.columns,
-            "gain": self.gain,
-            "mean_fraction": self.mean_fraction,
-            "init_scale": self.init_scale,
-            "init_latent_scale": self.init_latent_scale,
+            **{option: getattr(self, option) for option in _OPTIONS},
         }
         checkpoints.save(folder, config, {"coefficients": self.coefficients})
 
@@ -228,86 +274,20 @@ class DecoderPrior(WeightPrior):
         )
 
 
-class DecoderPosterior(WeightPosterior):
-    """Mean-field posterior over z (wrapped normal), alpha and beta (normal) of every kernel."""
-
-    matrix: Tensor
-    kl_kind = "bound"
-
-    def __init__(
-        self,
-        prior: DecoderPrior,
-        shape: Shape,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.prior = prior
-        self.shape = torch.Size(shape)
-        self.alpha_scale, self.beta_scale = prior.scales(shape)
-        kernels, dim = self.shape[:2], prior.covering.dim
-        options: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.latent_loc = nn.Parameter(torch.empty(*kernels, dim, **options))
-        self.latent_log_scale = nn.Parameter(torch.empty(*kernels, dim, **options))
-        # Amplitudes (alpha, beta) side by side, in units of their prior scales.
-        self.amplitude_loc = nn.Parameter(torch.empty(*kernels, 2, **options))
-        self.amplitude_log_scale = nn.Parameter(torch.empty(*kernels, 2, **options))
-        # g(z) alpha + beta / sqrt(k) as one matrix product; the prior's scales are in the matrix.
-        pixels = math.prod(prior.kernel_size)
-        constant = torch.full((1, pixels), self.beta_scale / math.sqrt(pixels))
-        matrix = torch.cat([prior.coefficients * self.alpha_scale, constant])
-        self.register_buffer("matrix", matrix.to(**options))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """A draw from the prior, with z spread uniformly over the space."""
-        space = self.prior.covering
-        assert space.periods is not None
-        with torch.no_grad():
-            loc = self.latent_loc
-            loc.copy_(space.sample_uniform(loc.shape[:-1], loc.dtype, loc.device))
-            self.latent_log_scale.copy_((space.periods * self.prior.init_latent_scale).log().expand_as(loc))
-            self.amplitude_loc.normal_()
-            self.amplitude_log_scale.fill_(math.log(self.prior.init_scale))
-
-    def _weights(self, features: Tensor, amplitudes: Tensor) -> Tensor:
-        alpha, beta = amplitudes.split(1, -1)
-        return (torch.cat([features * alpha, beta], -1) @ self.matrix).unflatten(-1, self.prior.kernel_size)
-
-    def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
-        dim = self.prior.covering.dim
-        noise = draw_noise(sample_shape, [*self.shape[:2], dim + 2], self.latent_loc, antithetic)
-        latent_noise, amplitude_noise = noise.split([self.prior.covering.dim, 2], -1)
-        z = self.latent_loc + self.latent_log_scale.exp() * latent_noise
-        amplitudes = self.amplitude_loc + self.amplitude_log_scale.exp() * amplitude_noise
-        return self._weights(self.prior.harmonics(z), amplitudes)
-
-    def mean(self) -> Tensor:
-        features = self.prior.harmonics.mean(self.latent_loc, self.latent_log_scale.exp())
-        return self._weights(features, self.amplitude_loc)
-
-    def project_(self, weight: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def kl(self) -> Tensor:
-        """Cover bound for z plus the normal KL of the amplitudes (whose units are the prior's)."""
-        periods = self.prior.covering.periods
-        assert periods is not None
-        latent = kappa(self.latent_log_scale.exp() / periods.to(self.latent_log_scale)).sum()
-        return latent + normal_kl(self.amplitude_loc, self.amplitude_log_scale, 1.0)
-
-    def extra_repr(self) -> str:
-        return f"{tuple(self.shape)}, prior={self.prior!r}"
-
-
 def _grid(covering: FlatManifold, side: int) -> Tensor:
     """A regular grid of side^dim points of the lattice cell."""
     line = torch.arange(side, dtype=torch.float64) / side
     return torch.cartesian_prod(*[line] * covering.dim).reshape(-1, covering.dim) @ covering.lattice.T
 
 
-_OPTIONS = ("gain", "mean_fraction", "init_scale", "init_latent_scale")
+_OPTIONS = (
+    "gain",
+    "mean_fraction",
+    "init_scale",
+    "init_latent_scale",
+    "residual_fraction",
+    "empirical_bayes",
+)
 _PRETRAINED = Path(str(resources.files("topoprior"))) / "pretrained"
 
 

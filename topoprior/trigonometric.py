@@ -35,6 +35,9 @@ class ProductWaves:
         assert periods is not None
         self.periods: list[float] = periods.tolist()
         frequencies, cosine, sine = harmonics.plane_waves(coefficients.double().cpu())
+        # A wave counts turns along the lattice vectors, which are the axes up to order and direction.
+        turns = harmonics.covering.lattice.sign().long()
+        frequencies = frequencies @ turns.T
         found: dict[tuple[_Wave, ...], Tensor] = {}
         for k, c, s in zip(frequencies.tolist(), cosine, sine, strict=True):
             for is_sine in itertools.product((False, True), repeat=len(k)):
@@ -63,14 +66,19 @@ class ProductWaves:
         value, slopes = torch.zeros_like(x[0]), [torch.zeros_like(x[0]) for _ in x]
         for waves, weight in zip(self.products, weights, strict=True):
             value = torch.addcmul(value, self._product(tables, waves, x[0]), weight)
-            for d, (order, is_sine) in enumerate(waves):
-                if order == 0:
-                    continue
-                turned = (*waves[:d], (order, not is_sine), *waves[d + 1 :])
-                factor = order * 2 * math.pi / self.periods[d] * (1 if is_sine else -1)
-                slopes[d] = torch.addcmul(
-                    slopes[d], self._product(tables, turned, x[0]), weight, value=factor
-                )
+            for d, (order, _) in enumerate(waves):
+                if order:
+                    slopes[d] = torch.addcmul(slopes[d], self._slope(tables, waves, d, x[0]), weight)
+        return value, slopes
+
+    def values_and_slopes(self, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The products (..., P), and their derivatives in every coordinate, (..., P) each."""
+        tables = self._tables(x)
+        value = torch.stack([self._product(tables, waves, x[0]) for waves in self.products], -1)
+        slopes = [
+            torch.stack([self._slope(tables, waves, d, x[0]) for waves in self.products], -1)
+            for d in range(len(self.periods))
+        ]
         return value, slopes
 
     def decay(self, scale: Sequence[Tensor]) -> list[Tensor]:
@@ -94,6 +102,17 @@ class ProductWaves:
                 table.append((c1 * c2 - s1 * s2, s1 * c2 + c1 * s2))
             tables.append(table)
         return tables
+
+    def _slope(
+        self, tables: list[list[tuple[Tensor, Tensor]]], waves: tuple[_Wave, ...], axis: int, like: Tensor
+    ) -> Tensor:
+        """The product differentiated along an axis: cos' = -k sin, sin' = k cos."""
+        order, is_sine = waves[axis]
+        if order == 0:
+            return torch.zeros_like(like)
+        turned = (*waves[:axis], (order, not is_sine), *waves[axis + 1 :])
+        factor = order * 2 * math.pi / self.periods[axis] * (1 if is_sine else -1)
+        return self._product(tables, turned, like) * factor
 
     @staticmethod
     def _product(
