@@ -56,9 +56,33 @@ def test_kappa_reference_values(scale: float) -> None:
 def test_kappa_agrees_with_its_series() -> None:
     scale = torch.linspace(0.0661, 1.2, 400, dtype=F64)
     value, series = kappa(scale), kappa_series(scale)
-    close(value, series, 1e-12)
-    wide = scale > 0.3
-    assert (value[wide] / series[wide] - 1).abs().max() < 1e-6  # relative, as kappa falls to 1e-25
+    close(value, series, 1e-13)
+    assert (value / series - 1).abs().max() < 1e-12  # relative, as kappa falls to 1e-25
+
+
+def test_kappa_and_its_gradient_in_float32() -> None:
+    """Relative to float64 at the same scale: 1e-6, and what the rounding of (2 pi s)^2 makes of r."""
+    single = torch.logspace(-6, math.log10(1.4), 2000).requires_grad_()
+    double = single.detach().double().requires_grad_()
+    rounding = 2e-7 * (2 * math.pi * double.detach()).square()
+    values = [kappa(s) for s in (single, double)]
+    slopes = [torch.autograd.grad(v.sum(), s)[0] for v, s in zip(values, (single, double), strict=True)]
+    for a, b in (values, slopes):
+        assert ((a.double() / b - 1).abs() - rounding).max() < 1e-6
+
+
+def test_kappa_of_any_layout() -> None:
+    scale = torch.rand(4, 6, dtype=F64) + 0.05
+    expected = torch.stack([torch.stack([kappa(s) for s in row]) for row in scale])  # from shape ()
+    close(kappa(scale), expected, 1e-15)
+    close(kappa(scale.T), expected.T, 1e-15)
+    close(kappa(scale[:, ::2]), expected[:, ::2], 1e-15)
+    close(kappa(scale[:1].expand(3, 6)), expected[:1].expand(3, 6), 1e-15)
+    assert kappa(scale[:0]).shape == (0, 6)
+    before = scale.clone()
+    kappa(scale)
+    assert torch.equal(scale, before)  # nothing of the caller's is written to
+    assert kappa(torch.tensor(math.nan)).isnan()
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.05, 0.0659, 0.0661, 0.08, 0.15, 0.3, 0.5, 1.0])
