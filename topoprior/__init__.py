@@ -6,6 +6,7 @@ from topoprior.decoder_prior import DecoderPrior
 from topoprior.distributions import UniformOn, WrappedNormal
 from topoprior.divergences import cover_kl, kappa
 from topoprior.inference import kl_divergence, posterior_mean, predict
+from topoprior.latent_priors import EuclideanDecoderPrior
 from topoprior.layers import BayesConv1d, BayesConv2d, BayesConv3d, BayesConvTranspose2d, BayesLinear
 from topoprior.mean_field import Gaussian, MeanFieldPosterior, MeanFieldPrior
 from topoprior.priors import WeightPosterior, WeightPrior, get_prior, register_prior
@@ -43,6 +44,7 @@ __all__ = [
     "CorrelatedGaussian",
     "CoveringVAE",
     "DecoderPrior",
+    "EuclideanDecoderPrior",
     "Gaussian",
     "Laplace",
     "LogUniform",

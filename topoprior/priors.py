@@ -12,6 +12,7 @@ fan-in: E |w_oi|^2 = gain^2 / in for the kernel from input i to output o, He's f
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -190,15 +191,37 @@ def get_prior(prior: str | Path | WeightPrior) -> WeightPrior:
     if str(prior) in _PRIORS:
         return _PRIORS[str(prior)]()
     if Path(prior).is_dir():
-        from topoprior.decoder_prior import DecoderPrior
-
-        return DecoderPrior.from_pretrained(prior)
+        return load_prior(prior)
     close = difflib.get_close_matches(str(prior), prior_names(), n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise ValueError(
         f"prior: {str(prior)!r} is neither a known name nor a checkpoint folder; {hint}"
         f"known names: {', '.join(prior_names())}"
     )
+
+
+_FORMATS: dict[str, Callable[[Path], WeightPrior]] = {}
+
+
+def register_format(name: str, load: Callable[[Path], WeightPrior]) -> None:
+    """Make :func:`load_prior` read folders whose config.json says ``"format": name``."""
+    _FORMATS[name] = load
+
+
+def load_prior(folder: str | Path) -> WeightPrior:
+    """The prior saved in a folder, of whatever class: its config.json says which.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or no class has this format.
+    """
+    from topoprior.decoder_prior import DecoderPrior  # it imports this file
+
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        load = _FORMATS.get(config["format"], DecoderPrior.from_pretrained)
+    except (OSError, ValueError, KeyError, TypeError):
+        load = DecoderPrior.from_pretrained  # whose error says what is wrong with the file
+    return load(Path(folder))
 
 
 def check_positive(name: str, value: float) -> float:

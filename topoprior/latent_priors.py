@@ -1,0 +1,344 @@
+"""Kernels decoded from Euclidean latents: the deep weight prior's idea with our VAE, for comparison."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from topoprior import checkpoints
+from topoprior.checkpoints import CheckpointError
+from topoprior.latent_projection import nearest_latents
+from topoprior.priors import (
+    HE_GAIN,
+    BoundedScale,
+    Shape,
+    WeightPosterior,
+    WeightPrior,
+    check_positive,
+    draw_noise,
+    normal_kl,
+    priors_serving,
+    register_format,
+    register_prior,
+)
+
+FORMAT = "topoprior.EuclideanDecoderPrior/1"
+_MEAN_NODES = 7  # a dimension, of the quadrature for the mean
+_OPTIONS = ("gain", "mean_fraction", "init_scale", "init_latent_scale", "empirical_bayes")
+
+
+class FrozenMLP(nn.Module):
+    """Linear layers with SiLU between them, whose numbers are buffers: nothing here is trained.
+
+    Args:
+        linears: pairs (weight, bias), first layer first.
+    """
+
+    def __init__(self, linears: Sequence[tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.depth = len(linears)
+        for i, (weight, bias) in enumerate(linears):
+            self.register_buffer(f"weight{i}", weight.detach().clone().float().cpu())
+            self.register_buffer(f"bias{i}", bias.detach().clone().float().cpu())
+
+    def linears(self) -> list[tuple[Tensor, Tensor]]:
+        return [(getattr(self, f"weight{i}"), getattr(self, f"bias{i}")) for i in range(self.depth)]
+
+    def forward(self, z: Tensor) -> Tensor:
+        for i, (weight, bias) in enumerate(self.linears()):
+            z = F.linear(F.silu(z) if i else z, weight, bias)
+        return z
+
+
+class EuclideanDecoderPrior(WeightPrior):
+    r"""Convolution kernels decoded by a frozen network from normal latents:
+
+    .. math:: w_{oi} = \alpha_{oi}\, g(z_{oi}) + \beta_{oi}\, 1 / \sqrt{k}, \quad
+              z \sim N(0, I),\ \alpha \sim N(0, s_a^2),\ \beta \sim N(0, s_b^2)
+
+    as in :class:`~topoprior.DecoderPrior`, but with the plane in place of a closed space. A continuous g
+    on the plane cannot be a homeomorphism onto the Klein bottle, so "euclidean-3x3" leaves more of the
+    analytic kernels out than "klein-3x3" (docs/priors.md has the figures): it is there to compare with.
+
+    The posterior is a mean-field normal over z, alpha and beta: 2 dim + 4 numbers a kernel. Its closed-form
+    KL bounds that of the weights from above (data processing).
+
+    Args:
+        decoder: the network g, latents (..., dim) -> kernels (..., k); scaled here to E|g(z)|^2 = 1.
+        kernel_size: of the decoded kernels; their product is k.
+        gain: He's sqrt(2) by default; E|w_oi|^2 = s_a^2 + s_b^2 = gain^2 / in.
+        mean_fraction: s_b^2 as a fraction of the whole.
+        init_scale: posterior std of alpha and beta at the start, as a fraction of the prior's.
+        init_latent_scale: posterior std of z at the start.
+        empirical_bayes: learn factors on s_a and s_b (:class:`~topoprior.priors.BoundedScale`).
+
+    Raises:
+        ValueError: shapes that do not fit, numbers out of range.
+
+    Source: Atanov et al. 2019 (The deep weight prior), without its auxiliary inference network.
+
+    Example:
+        >>> prior = EuclideanDecoderPrior.from_pretrained("euclidean-3x3")
+        >>> posterior = prior.posterior((16, 3, 3, 3))
+        >>> posterior.rsample().shape, sum(p.numel() for p in posterior.parameters()) / (16 * 3)
+        (torch.Size([16, 3, 3, 3]), 8.0)
+    """
+
+    def __init__(
+        self,
+        decoder: FrozenMLP,
+        kernel_size: Sequence[int],
+        *,
+        gain: float = HE_GAIN,
+        mean_fraction: float = 0.1,
+        init_scale: float = 0.1,
+        init_latent_scale: float = 0.1,
+        empirical_bayes: bool = False,
+    ) -> None:
+        self.kernel_size = tuple(int(k) for k in kernel_size)
+        linears = decoder.linears()
+        self.dim, pixels = linears[0][0].shape[1], linears[-1][0].shape[0]
+        if pixels != math.prod(self.kernel_size):
+            raise ValueError(
+                f"decoder: expected {math.prod(self.kernel_size)} outputs for {_times(self.kernel_size)} "
+                f"kernels, found {pixels}"
+            )
+        if self.dim > 3:
+            raise ValueError(f"decoder: expected at most 3 latent dimensions, found {self.dim}")
+        if not 0 <= mean_fraction < 1:
+            raise ValueError(f"mean_fraction: expected a number in [0, 1), found {mean_fraction}")
+        nodes, weights = hermite_grid(self.dim, 32 if self.dim < 3 else 16)
+        energy = (weights * decoder(nodes.float()).square().sum(-1)).sum().item()
+        if not math.isfinite(energy) or energy <= 0:
+            raise ValueError("decoder: expected finite numbers, not all zero")
+        *hidden, (weight, bias) = linears
+        self.decoder = FrozenMLP([*hidden, (weight / math.sqrt(energy), bias / math.sqrt(energy))])
+        self.gain = check_positive("gain", gain)
+        self.mean_fraction = float(mean_fraction)
+        self.init_scale = check_positive("init_scale", init_scale)
+        self.init_latent_scale = check_positive("init_latent_scale", init_latent_scale)
+        self.empirical_bayes = bool(empirical_bayes)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Kernels g(z), (..., dim) -> (..., *kernel_size)."""
+        return self.decoder(z).unflatten(-1, self.kernel_size)
+
+    def scales(self, shape: Shape) -> tuple[float, float]:
+        """Prior stds (s_a, s_b) of alpha and beta for a weight of ``shape``."""
+        if not self.serves(shape):
+            found = f"{_times(shape[2:])} kernels" if len(shape) > 2 else "a linear layer"
+            raise ValueError(
+                f"kernel_size: this prior decodes {_times(self.kernel_size)} kernels, found {found}; "
+                f"priors that fit: {', '.join(priors_serving(shape))}"
+            )
+        total = self.gain / math.sqrt(max(1, shape[1]))
+        return total * math.sqrt(1 - self.mean_fraction), total * math.sqrt(self.mean_fraction)
+
+    def posterior(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> EuclideanDecoderPosterior:
+        return EuclideanDecoderPosterior(self, shape, device=device, dtype=dtype)
+
+    def sample(self, shape: Shape) -> Tensor:
+        alpha_scale, beta_scale = self.scales(shape)
+        kernels = self.decoder(torch.randn(*shape[:2], self.dim, dtype=torch.float32))
+        alpha, beta = torch.randn(2, *shape[:2], 1)
+        weights = alpha_scale * alpha * kernels + beta_scale * beta / math.sqrt(kernels.shape[-1])
+        return weights.unflatten(-1, self.kernel_size).to(torch.get_default_dtype())
+
+    def serves(self, shape: Shape) -> bool:
+        return tuple(shape[2:]) == self.kernel_size
+
+    # --- checkpoints -----------------------------------------------------------------------------
+
+    @classmethod
+    def from_vae(cls, vae: Any, **options: Any) -> EuclideanDecoderPrior:
+        """The decoder of a :class:`~topoprior.CoveringVAE` on Euclidean space, as a prior.
+
+        Args:
+            vae: with ``likelihood="gaussian"``, trained on kernels.
+            options: of the prior.
+        """
+        if vae.covering.rank:
+            raise ValueError(f"vae: expected Euclidean latents, found {vae.covering!r}")
+        linears = [(m.weight, m.bias) for m in vae.decoder if isinstance(m, nn.Linear)]
+        return cls(FrozenMLP(linears), vae.data_shape, **options)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write config.json and model.safetensors to ``folder``, atomically."""
+        config = {
+            "format": FORMAT,
+            "kernel_size": list(self.kernel_size),
+            "depth": self.decoder.depth,
+            **{option: getattr(self, option) for option in _OPTIONS},
+        }
+        checkpoints.save(folder, config, self.decoder.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: Path | str, **options: Any) -> EuclideanDecoderPrior:
+        """A prior shipped with the package, by name, or one saved in a folder.
+
+        Args:
+            name_or_folder: "euclidean-3x3", or a folder with config.json and model.safetensors.
+            options: override those that were saved.
+
+        Raises:
+            CheckpointError: unknown name, missing or damaged file.
+        """
+        shipped = Path(str(resources.files("topoprior"))) / "pretrained" / str(name_or_folder)
+        folder = shipped if str(name_or_folder) in _SHIPPED else Path(name_or_folder)
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"{str(name_or_folder)!r} is neither a shipped prior ({', '.join(_SHIPPED)}) nor a folder"
+            )
+        config, tensors = checkpoints.load(folder, FORMAT)
+        try:
+            names = [f"{kind}{i}" for i in range(config["depth"]) for kind in ("weight", "bias")]
+            if set(tensors) != set(names) or not names:
+                raise ValueError(f"expected tensors {names}, found {sorted(tensors)}")
+            linears = [(tensors[w], tensors[b]) for w, b in zip(names[::2], names[1::2], strict=True)]
+            _check_linears(linears)
+            given = {option: config[option] for option in _OPTIONS if option in config}
+            return cls(FrozenMLP(linears), config["kernel_size"], **{**given, **options})
+        except (KeyError, TypeError, ValueError) as error:
+            where = folder / checkpoints.CONFIG
+            raise CheckpointError(
+                f"{where}: does not describe a Euclidean decoder prior ({error!r})"
+            ) from None
+
+    def __repr__(self) -> str:
+        return (
+            f"EuclideanDecoderPrior(dim={self.dim}, kernel_size={self.kernel_size}, gain={self.gain:.3g}, "
+            f"mean_fraction={self.mean_fraction:.3g})"
+        )
+
+
+class EuclideanDecoderPosterior(WeightPosterior):
+    """Mean-field normal over z, alpha and beta of every kernel, side by side: (out, in, dim + 2).
+
+    Parameters ``loc`` and ``log_scale``; alpha and beta are in units of their prior stds.
+    """
+
+    amplitude_scales: Tensor
+    kl_kind = "bound"
+
+    def __init__(
+        self,
+        prior: EuclideanDecoderPrior,
+        shape: Shape,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.prior, self.shape = prior, torch.Size(shape)
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        alpha_scale, beta_scale = prior.scales(shape)
+        scales = torch.tensor([alpha_scale, beta_scale / math.sqrt(math.prod(prior.kernel_size))])
+        self.loc = nn.Parameter(torch.empty(*self.shape[:2], prior.dim + 2, **options))
+        self.log_scale = nn.Parameter(torch.empty_like(self.loc))
+        self.register_buffer("amplitude_scales", scales.to(self.loc), persistent=False)
+        # In the state_dict: the weights that it stands for must not depend on which decoder is installed.
+        self.decoder = copy.deepcopy(prior.decoder).to(self.loc)
+        self.factors = BoundedScale(2, prior.empirical_bayes, **options)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.loc.normal_()
+            self.log_scale[..., : self.prior.dim].fill_(math.log(self.prior.init_latent_scale))
+            self.log_scale[..., self.prior.dim :].fill_(math.log(self.prior.init_scale))
+        self.factors.reset_parameters()
+
+    def _weights(self, kernels: Tensor, amplitudes: Tensor) -> Tensor:
+        alpha, beta = (amplitudes * self.amplitude_scales * self.factors()).split(1, -1)
+        return (alpha * kernels + beta).unflatten(-1, self.prior.kernel_size)
+
+    def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
+        noise = draw_noise(sample_shape, self.loc.shape, self.loc, antithetic)
+        latents = torch.addcmul(self.loc, self.log_scale.exp(), noise)
+        z, amplitudes = latents.split([self.prior.dim, 2], -1)
+        return self._weights(self.decoder(z), amplitudes)
+
+    def mean(self) -> Tensor:
+        """E[w] = E[alpha] E[g(z)] + E[beta] / sqrt(k), by Gauss-Hermite quadrature over z, 7 nodes a
+        dimension (all draws of z at once would not fit in memory; the nodes are taken one by one)."""
+        z_loc, amplitudes = self.loc.split([self.prior.dim, 2], -1)
+        z_scale = self.log_scale[..., : self.prior.dim].exp()
+        nodes, weights = (x.to(self.loc) for x in hermite_grid(self.prior.dim, _MEAN_NODES))
+        kernels = sum(w * self.decoder(z_loc + z_scale * x) for x, w in zip(nodes, weights, strict=True))
+        assert isinstance(kernels, Tensor)
+        return self._weights(kernels, amplitudes)
+
+    def kl(self) -> Tensor:
+        """KL of the latents and amplitudes, whose units are the prior's: normal to standard normal."""
+        low = self.loc.dtype in (torch.float16, torch.bfloat16)
+        loc, log_scale = (x.float() if low else x for x in (self.loc, self.log_scale))
+        return normal_kl(loc, log_scale, 1.0)
+
+    @torch.no_grad()
+    def project_(self, weight: Tensor) -> Tensor:
+        """Center every kernel on the nearest decoded one: least squares over z, alpha and beta.
+
+        The latent scales shrink to at most .01, so that the mean is sharp; the factors of empirical Bayes
+        start afresh.
+        """
+        if weight.shape != self.shape:
+            raise ValueError(f"weight: expected shape {tuple(self.shape)}, found {tuple(weight.shape)}")
+        self.factors.reset_parameters()
+        dim = self.prior.dim
+        self.log_scale[..., :dim].clamp_(max=math.log(min(0.01, self.prior.init_latent_scale)))
+        decoder = copy.deepcopy(self.prior.decoder).to(weight.device)
+        kernels = weight.detach().float().flatten(2).flatten(0, 1)
+        z, amplitudes = nearest_latents(decoder, kernels, dim)
+        found = torch.cat([z, amplitudes / self.amplitude_scales.float()], -1)
+        self.loc.copy_(found.unflatten(0, self.shape[:2]))
+        left = (weight - self.mean().to(weight)).norm()
+        return left / weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.shape)}, prior={self.prior!r}"
+
+
+def hermite_grid(dim: int, num_nodes: int) -> tuple[Tensor, Tensor]:
+    """Nodes (N, dim) and weights (N,) with E f(z) = sum_i w_i f(z_i) for z ~ N(0, I), float64."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
+    weights = weights / weights.sum()
+    grid = np.array(list(itertools.product(nodes, repeat=dim)))
+    products = np.array([math.prod(row) for row in itertools.product(weights, repeat=dim)])
+    return torch.from_numpy(grid), torch.from_numpy(products)
+
+
+def _check_linears(linears: Sequence[tuple[Tensor, Tensor]]) -> None:
+    width = linears[0][0].shape[-1]
+    for i, (weight, bias) in enumerate(linears):
+        if weight.dim() != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+            raise ValueError(
+                f"layer {i}: expected weight (n, {width}) and bias (n,), found {tuple(weight.shape)}, "
+                f"{tuple(bias.shape)}"
+            )
+        width = weight.shape[0]
+
+
+def _times(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
+
+
+def _factory(name: str) -> Callable[[], WeightPrior]:
+    return lambda: EuclideanDecoderPrior.from_pretrained(name)
+
+
+_SHIPPED = ("euclidean-3x3",)
+register_format(FORMAT, EuclideanDecoderPrior.from_pretrained)
+for _name in _SHIPPED:
+    register_prior(_name, _factory(_name))
