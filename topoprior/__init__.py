@@ -1,5 +1,6 @@
 """topoprior: Bayesian deep learning with topological weight priors."""
 
+from topoprior.conversion import to_bayesian, to_deterministic
 from topoprior.correlated import CorrelatedGaussian
 from topoprior.coverings import Circle, Covering, Euclidean, FlatManifold, KleinBottle, Torus
 from topoprior.decoder_prior import DecoderPrior
@@ -9,6 +10,7 @@ from topoprior.inference import kl_divergence, posterior_mean, predict
 from topoprior.latent_priors import EuclideanDecoderPrior
 from topoprior.layers import BayesConv1d, BayesConv2d, BayesConv3d, BayesConvTranspose2d, BayesLinear
 from topoprior.mean_field import Gaussian, MeanFieldPosterior, MeanFieldPrior
+from topoprior.model_summary import summary
 from topoprior.priors import WeightPosterior, WeightPrior, get_prior, register_prior
 from topoprior.products import Product
 from topoprior.pushforward import PowerSpherical, Pushforward
@@ -69,4 +71,7 @@ __all__ = [
     "WrappedNormal",
     "cover_kl",
     "kappa",
+    "summary",
+    "to_bayesian",
+    "to_deterministic",
 ]

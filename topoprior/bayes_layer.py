@@ -33,6 +33,8 @@ class BayesLayer(nn.Module):
     use_mean: bool = False
     #: What :func:`topoprior.to_bayesian` could not represent of the weights it was given, |w - mean| / |w|.
     projection_residual: float | None = None
+    #: What :func:`topoprior.summary` adds in words, such as a fallback.
+    note: str = ""
 
     def _init_posteriors(
         self, shape: tuple[int, ...], bias: bool, prior: PriorLike, device: Any, dtype: Any

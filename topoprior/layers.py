@@ -17,9 +17,11 @@ from topoprior.bayes_layer import BayesLayer, PriorLike
 
 Size = int | Sequence[int]
 
-# Up to this batch, many draws go through one grouped convolution; above, a loop over the draws is as fast
-# (one CPU thread, 64 to 256 channels; experiments/benchmark_layers.py).
-_GROUPED_UP_TO = 4
+# Many draws go through one grouped convolution up to this batch and this many weights a draw. Above either,
+# a loop over the draws costs what as many plain convolutions cost, and grouped ones up to 4 times that
+# (measured on one CPU thread, 1 to 512 channels; below, grouped ones cost 0.4 to 1.1).
+_GROUPED_BATCH = 4
+_GROUPED_WEIGHTS = 2**18
 
 
 class _BayesConvNd(BayesLayer):
@@ -96,7 +98,7 @@ class _BayesConvNd(BayesLayer):
     ) -> Tensor:
         samples = len(weight)
         batch = input.shape[0] // samples
-        if batch > _GROUPED_UP_TO:
+        if batch > _GROUPED_BATCH or weight[0].numel() > _GROUPED_WEIGHTS:
             return super()._compute_samples(input, weight, bias, **options)
         # Draws become groups of channels, (B, S * C, ...); for B = 1 this moves no data.
         folded = input.unflatten(0, (samples, batch)).transpose(0, 1).flatten(1, 2)

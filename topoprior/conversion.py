@@ -1,0 +1,234 @@
+"""Whole networks: torch.nn layers to Bayesian ones and back."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import skip_init
+
+from topoprior.bayes_layer import BayesLayer, PriorLike
+from topoprior.layers import BayesConvTranspose2d, BayesLinear, transpose_kernels
+from topoprior.priors import Shape, WeightPrior, get_prior
+from topoprior.selection import (
+    COUNTERPARTS,
+    Selector,
+    convertible_layers,
+    layer_types,
+    reasons_to_leave,
+    select,
+)
+
+
+def to_bayesian(
+    model: nn.Module,
+    prior: PriorLike = "klein-3x3",
+    *,
+    init: str = "prior",
+    linear_prior: PriorLike | None = None,
+    include: Selector | Sequence[Selector] | None = None,
+    exclude: Selector | Sequence[Selector] = (),
+    fallback: PriorLike | None = "gaussian",
+    inplace: bool = False,
+) -> nn.Module:
+    """The model with Bayesian layers in place of its convolutions: Conv1d, 2d, 3d and ConvTranspose2d.
+
+    Geometry, device, dtype, training mode, ``requires_grad`` and sharing of layers are kept;
+    :func:`topoprior.summary` lists what became of each layer.
+
+    Args:
+        model: any network; it stays as it is unless ``inplace``.
+        prior: of the convolutions.
+        init: "prior": each posterior starts around a draw from its prior. "pretrained": around the model's
+            own weights, or the nearest that the posterior can represent; what is left over is the layer's
+            ``projection_residual``. Biases are kept exactly.
+        linear_prior: also convert Linear layers, with this prior. By default they stay: on small data a
+            Bayesian last layer mostly costs accuracy.
+        include, exclude: which layers: a glob of names ("layer4.*"), a module type, a predicate
+            ``f(name, layer) -> bool``, or several of them. A name or type stands for everything inside it.
+        fallback: prior where ``prior`` does not serve the kernel size, and of depthwise convolutions where
+            ``prior`` is one of kernels of its own size. None leaves such layers deterministic.
+
+    Left as they are, with a warning: layers that are parametrized or pruned, that carry hooks, share a
+    parameter with another module, or are of a subclass that may compute something else. Layers whose
+    parent reads their weights (in MultiheadAttention and the like) are left without one.
+
+    Raises:
+        ValueError: nothing to convert, a name that matches nothing, an unknown ``init``, a layer without
+            weights yet (lazy modules).
+        TypeError: ``model`` is no module, a selector of another type.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(8, 2))
+        >>> bayes = to_bayesian(net)
+        >>> bayes[0].prior_name, bayes[2].prior_name, bayes[4]
+        ('klein-3x3', 'gaussian', Linear(in_features=8, out_features=2, bias=True))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
+    if init not in ("prior", "pretrained"):
+        raise ValueError(f"init: expected 'prior' or 'pretrained', found {init!r}")
+    if inplace and type(model) in COUNTERPARTS:
+        raise ValueError("inplace: the model itself is the layer to replace; use what to_bayesian returns")
+    model = model if inplace else copy.deepcopy(model)
+    chosen = select(model, include, exclude)
+    reasons = reasons_to_leave(model)
+    rules = _Rules(prior, linear_prior, fallback, init)
+    replacements: dict[int, nn.Module] = {}
+    warned = []
+    for name, module in convertible_layers(model):
+        if id(module) not in chosen or (isinstance(module, nn.Linear) and linear_prior is None):
+            continue
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+            raise ValueError(f"model: layer {name!r} has no weights yet; run one forward pass first")
+        reason = reasons.get(id(module))
+        if reason is None:
+            layer = rules.convert(module)
+            if layer is not None:
+                replacements[id(module)] = layer
+        elif not reason.startswith("its parent"):
+            warned.append(f"{name} ({reason})")
+    if warned:
+        warnings.warn(f"layers left deterministic: {', '.join(warned)}", stacklevel=2)
+    if not replacements:
+        raise ValueError(_nothing_to_convert(model))
+    return _replace(model, replacements)
+
+
+class _Rules:
+    """Which prior a layer gets, and how it starts."""
+
+    def __init__(
+        self, prior: PriorLike, linear_prior: PriorLike | None, fallback: PriorLike | None, init: str
+    ) -> None:
+        self.prior, self.linear_prior, self.fallback, self.init = prior, linear_prior, fallback, init
+        for given in (prior, linear_prior, fallback):
+            if given is not None:
+                get_prior(given)  # a wrong name fails here, before any work
+
+    def convert(self, module: nn.Module) -> BayesLayer | None:
+        weight, bias = _weights(module)
+        prior: PriorLike | None = self.prior
+        why = ""
+        if isinstance(module, nn.Linear):
+            prior = self.linear_prior
+        else:
+            why = _why_not(get_prior(self.prior), weight.shape, int(getattr(module, "groups", 1)))
+            prior = self.fallback if why else prior
+        if prior is None:
+            return None
+        layer = COUNTERPARTS[type(module)](
+            **_arguments(module),
+            bias=bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+            prior=prior,
+        )
+        layer.note = f"fallback: {why}" if why else ""
+        if self.init == "pretrained":
+            layer.projection_residual = float(layer.weight_posterior.project_(weight))
+            if bias is not None and layer.bias_posterior is not None:
+                layer.bias_posterior.project_(bias)
+        layer.weight_posterior.requires_grad_(weight.requires_grad)
+        if bias is not None and layer.bias_posterior is not None:
+            layer.bias_posterior.requires_grad_(bias.requires_grad)
+        return layer.train(module.training)
+
+
+def _why_not(prior: WeightPrior, shape: Shape, groups: int) -> str:
+    """Why a convolution of this shape needs the fallback; empty where it does not."""
+    if not prior.serves(shape):
+        return "x".join(map(str, shape[2:])) + " kernels"
+    of_one_size = not prior.serves((shape[0], shape[1]))
+    return "depthwise" if of_one_size and groups > 1 and shape[1] == 1 else ""
+
+
+def to_deterministic(model: nn.Module, *, sample: bool = False, inplace: bool = False) -> nn.Module:
+    """The model with torch.nn layers again, of the posterior's mean weights: for export and serving.
+
+    Args:
+        model: stays as it is unless ``inplace``.
+        sample: one draw of the weights instead of the mean.
+
+    Raises:
+        TypeError: ``model`` is no module.
+        ValueError: no Bayesian layer; ``inplace`` where the model itself is one.
+
+    Example:
+        >>> from topoprior import posterior_mean
+        >>> net, x = to_bayesian(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())), torch.ones(1, 1, 5, 5)
+        >>> with posterior_mean(net):
+        ...     torch.equal(to_deterministic(net)(x), net(x))
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
+    if inplace and isinstance(model, BayesLayer):
+        raise ValueError(
+            "inplace: the model itself is the layer to replace; use what to_deterministic returns"
+        )
+    model = model if inplace else copy.deepcopy(model)
+    layers = [module for module in model.modules() if isinstance(module, BayesLayer)]
+    if not layers:
+        raise ValueError(f"model: found no Bayesian layer, only {layer_types(model)}")
+    with torch.no_grad():
+        return _replace(model, {id(layer): _plain(layer, sample) for layer in layers})
+
+
+def _plain(layer: BayesLayer, sample: bool) -> nn.Module:
+    kind = next((plain for plain, bayes in COUNTERPARTS.items() if isinstance(layer, bayes)), None)
+    if kind is None:
+        raise TypeError(f"model: no torch.nn counterpart is known for {type(layer).__name__}")
+    posteriors = (layer.weight_posterior, layer.bias_posterior)
+    weight, bias = (p if p is None else p.rsample() if sample else p.mean() for p in posteriors)
+    assert weight is not None
+    if isinstance(layer, BayesConvTranspose2d):
+        weight = transpose_kernels(weight, layer.groups)
+    options = {"bias": bias is not None, "device": weight.device, "dtype": weight.dtype}
+    plain: Any = skip_init(kind, **_arguments(layer), **options)
+    for name, value, posterior in zip(("weight", "bias"), (weight, bias), posteriors, strict=True):
+        if value is not None and posterior is not None:
+            learned = any(p.requires_grad for p in posterior.parameters())
+            setattr(plain, name, nn.Parameter(value.clone(), requires_grad=learned))
+    return plain.train(layer.training)
+
+
+def _arguments(module: Any) -> dict[str, Any]:
+    """Constructor arguments that a torch.nn layer and its Bayesian counterpart share."""
+    names = ["in_features", "out_features"]
+    if not isinstance(module, nn.Linear | BayesLinear):
+        names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"]
+        names.append("padding_mode")
+    if isinstance(module, nn.ConvTranspose2d | BayesConvTranspose2d):
+        names.append("output_padding")
+    return {name: getattr(module, name) for name in names}
+
+
+def _weights(module: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight, as priors hold it, and bias of a torch.nn layer."""
+    weight = module.weight
+    if isinstance(module, nn.ConvTranspose2d):
+        weight = transpose_kernels(weight.detach(), module.groups).requires_grad_(weight.requires_grad)
+    return weight, module.bias
+
+
+def _replace(model: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
+    """The model with modules, given by id, replaced wherever they occur."""
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if child is not None and id(child) in replacements:
+                setattr(module, name, replacements[id(child)])
+    return replacements.get(id(model), model)
+
+
+def _nothing_to_convert(model: nn.Module) -> str:
+    kinds = ", ".join(kind.__name__ for kind in COUNTERPARTS if kind is not nn.Linear)
+    return (
+        f"model: found no layer to convert; expected one of {kinds}, or Linear where linear_prior is given, "
+        f"that include, exclude and fallback leave; found {layer_types(model)}"
+    )
