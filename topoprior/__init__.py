@@ -6,11 +6,20 @@ from topoprior.coverings import Circle, Covering, Euclidean, FlatManifold, Klein
 from topoprior.decoder_prior import DecoderPrior
 from topoprior.distributions import UniformOn, WrappedNormal
 from topoprior.divergences import cover_kl, kappa
-from topoprior.inference import kl_divergence, posterior_mean, predict
+from topoprior.fixed_kernels import FixedKernels
+from topoprior.inference import (
+    frozen_sample,
+    kl_divergence,
+    kl_per_layer,
+    posterior_mean,
+    predict,
+    sample_outputs,
+)
 from topoprior.latent_priors import EuclideanDecoderPrior
 from topoprior.layers import BayesConv1d, BayesConv2d, BayesConv3d, BayesConvTranspose2d, BayesLinear
 from topoprior.mean_field import Gaussian, MeanFieldPosterior, MeanFieldPrior
 from topoprior.model_summary import summary
+from topoprior.objectives import elbo_loss, kl_warmup
 from topoprior.priors import WeightPosterior, WeightPrior, get_prior, register_prior
 from topoprior.products import Product
 from topoprior.pushforward import PowerSpherical, Pushforward
@@ -23,6 +32,7 @@ from topoprior.spherical import (
     Sphere,
     SphericalSpaceForm,
 )
+from topoprior.uncertainty import expected_entropy, mutual_information, predictive_entropy
 from topoprior.vae import CoveringVAE
 
 __all__ = [
@@ -46,6 +56,7 @@ __all__ = [
     "CorrelatedGaussian",
     "CoveringVAE",
     "DecoderPrior",
+    "FixedKernels",
     "EuclideanDecoderPrior",
     "Gaussian",
     "Laplace",
@@ -57,9 +68,17 @@ __all__ = [
     "WeightPosterior",
     "WeightPrior",
     "get_prior",
+    "elbo_loss",
+    "expected_entropy",
+    "frozen_sample",
     "kl_divergence",
+    "kl_per_layer",
+    "kl_warmup",
+    "mutual_information",
     "posterior_mean",
     "predict",
+    "predictive_entropy",
+    "sample_outputs",
     "register_prior",
     "Circle",
     "Covering",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from topoprior.divergences import kappa
-from topoprior.mean_field import Gaussian, GaussianPosterior
+from topoprior.mean_field import Gaussian, MeanFieldPosterior
 from topoprior.priors import BoundedScale, Shape, WeightPosterior, draw_noise, normal_kl
 from topoprior.projection import nearest_kernels
 from topoprior.trigonometric import ProductWaves
@@ -53,9 +53,11 @@ class DecoderPosterior(WeightPosterior):
         constant = torch.full((1, pixels), scale.beta / math.sqrt(pixels))
         matrix = torch.cat([self.waves.matrix.float() * scale.alpha, constant])
         self.register_buffer("matrix", matrix.to(**options))
-        self.residual: GaussianPosterior | None = None
+        self.residual: MeanFieldPosterior | None = None
         if scale.residual > 0:
-            pixelwise = Gaussian(scale.residual, init_scale=prior.init_scale)
+            pixelwise = Gaussian(
+                scale.residual, init_scale=prior.init_scale, empirical_bayes=prior.empirical_bayes
+            )
             self.residual = pixelwise.posterior(shape, **options)
         self.factors = BoundedScale(2, prior.empirical_bayes, **options)
         self.reset_parameters()
@@ -114,11 +116,14 @@ class DecoderPosterior(WeightPosterior):
 
     def kl(self) -> Tensor:
         """Cover bound for z plus the normal KL of the amplitudes (whose units are the prior's)."""
+        loc, log_scale = self.loc, self.log_scale
+        if loc.dtype in (torch.float16, torch.bfloat16):  # too few digits for sums of squares
+            loc, log_scale = loc.float(), log_scale.float()
         latent = sum(
             kappa((row - math.log(period)).exp()).sum()
-            for row, period in zip(self.log_scale[: self.dim].unbind(), self.waves.periods, strict=True)
+            for row, period in zip(log_scale[: self.dim].unbind(), self.waves.periods, strict=True)
         )
-        kl = latent + normal_kl(self.loc[self.dim :], self.log_scale[self.dim :], 1.0)
+        kl = latent + normal_kl(loc[self.dim :], log_scale[self.dim :], 1.0)
         return kl if self.residual is None else kl + self.residual.kl()
 
     @torch.no_grad()
@@ -163,11 +168,10 @@ class _Decode(torch.autograd.Function):
         for block in _blocks(noise):
             *z, alpha, beta = _sample(loc, log_scale, noise, block)
             rows = [row * alpha for row in waves.rows(z)]
-            # (rows, ..., out, in): the matrix product reads it transposed and writes the weights in order.
-            features = torch.stack([*rows, beta])
-            weights = features.flatten(1).T @ matrix
-            parts.append(weights.view(*beta.shape, -1))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -3)
+            features = torch.stack([*rows, beta]).flatten(1)
+            # Pixels first, then transposed: faster than the product of the transposed features.
+            parts.append((matrix.T @ features).T.unflatten(0, beta.shape))
+        return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, -3)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
