@@ -8,7 +8,7 @@ from torch import Tensor
 from topoprior.trigonometric import ProductWaves
 
 # A step of the start grid, in turns of the fastest wave, and how many kernels x grid points at a time.
-_GRID_STEP = 1 / 12
+_GRID_STEP = 1 / 24
 _CHUNK = 1 << 22
 _ITERATIONS = 20
 
