@@ -14,7 +14,7 @@ from torch.nn.utils import skip_init
 
 from topoprior.bayes_layer import BayesLayer, PriorLike
 from topoprior.layers import BayesConvTranspose2d, BayesLinear, transpose_kernels
-from topoprior.priors import Shape, WeightPrior, get_prior
+from topoprior.priors import Shape, get_prior
 from topoprior.selection import (
     COUNTERPARTS,
     Selector,
@@ -27,7 +27,7 @@ from topoprior.selection import (
 
 def to_bayesian(
     model: nn.Module,
-    prior: PriorLike = "klein-3x3",
+    prior: PriorLike | Sequence[PriorLike] = "klein-3x3",
     *,
     init: str = "prior",
     linear_prior: PriorLike | None = None,
@@ -43,7 +43,7 @@ def to_bayesian(
 
     Args:
         model: any network; it stays as it is unless ``inplace``.
-        prior: of the convolutions.
+        prior: of the convolutions, or several, such as ["klein-3x3", "klein-7x7"]: the first that serves.
         init: "prior": each posterior starts around a draw from its prior. "pretrained": around the model's
             own weights, or the nearest that the posterior can represent; what is left over is the layer's
             ``projection_residual``. Biases are kept exactly.
@@ -52,7 +52,8 @@ def to_bayesian(
         include, exclude: which layers: a glob of names ("layer4.*"), a module type, a predicate
             ``f(name, layer) -> bool``, or several of them. A name or type stands for everything inside it.
         fallback: prior where ``prior`` does not serve the kernel size, and of depthwise convolutions where
-            ``prior`` is one of kernels of its own size. None leaves such layers deterministic.
+            ``prior`` is one of kernels of its own size, since those are no filter banks. None leaves such
+            layers deterministic.
 
     Left as they are, with a warning: layers that are parametrized or pruned, that carry hooks, share a
     parameter with another module, or are of a subclass that may compute something else. Layers whose
@@ -75,7 +76,7 @@ def to_bayesian(
         raise ValueError(f"init: expected 'prior' or 'pretrained', found {init!r}")
     if inplace and type(model) in COUNTERPARTS:
         raise ValueError("inplace: the model itself is the layer to replace; use what to_bayesian returns")
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else _copy(model)
     chosen = select(model, include, exclude)
     reasons = reasons_to_leave(model)
     rules = _Rules(prior, linear_prior, fallback, init)
@@ -104,22 +105,34 @@ class _Rules:
     """Which prior a layer gets, and how it starts."""
 
     def __init__(
-        self, prior: PriorLike, linear_prior: PriorLike | None, fallback: PriorLike | None, init: str
+        self,
+        priors: PriorLike | Sequence[PriorLike],
+        linear_prior: PriorLike | None,
+        fallback: PriorLike | None,
+        init: str,
     ) -> None:
-        self.prior, self.linear_prior, self.fallback, self.init = prior, linear_prior, fallback, init
-        for given in (prior, linear_prior, fallback):
+        self.priors: list[Any] = list(priors) if isinstance(priors, list | tuple) else [priors]
+        self.linear_prior, self.fallback, self.init = linear_prior, fallback, init
+        for given in (*self.priors, linear_prior, fallback):
             if given is not None:
                 get_prior(given)  # a wrong name fails here, before any work
 
+    def choose(self, module: nn.Module, shape: Shape) -> tuple[PriorLike | None, str]:
+        """The prior of a layer with weights of ``shape``; where it is the fallback, why."""
+        if isinstance(module, nn.Linear):
+            return self.linear_prior, ""
+        serving = [prior for prior in self.priors if get_prior(prior).serves(shape)]
+        if not serving:
+            return self.fallback, "x".join(map(str, shape[2:])) + " kernels"
+        depthwise = shape[1] == 1 and getattr(module, "groups", 1) > 1
+        other_size = (*shape[:2], *(size + 2 for size in shape[2:]))
+        if depthwise and not get_prior(serving[0]).serves(other_size):
+            return self.fallback, "depthwise"
+        return serving[0], ""
+
     def convert(self, module: nn.Module) -> BayesLayer | None:
         weight, bias = _weights(module)
-        prior: PriorLike | None = self.prior
-        why = ""
-        if isinstance(module, nn.Linear):
-            prior = self.linear_prior
-        else:
-            why = _why_not(get_prior(self.prior), weight.shape, int(getattr(module, "groups", 1)))
-            prior = self.fallback if why else prior
+        prior, why = self.choose(module, weight.shape)
         if prior is None:
             return None
         layer = COUNTERPARTS[type(module)](
@@ -138,14 +151,6 @@ class _Rules:
         if bias is not None and layer.bias_posterior is not None:
             layer.bias_posterior.requires_grad_(bias.requires_grad)
         return layer.train(module.training)
-
-
-def _why_not(prior: WeightPrior, shape: Shape, groups: int) -> str:
-    """Why a convolution of this shape needs the fallback; empty where it does not."""
-    if not prior.serves(shape):
-        return "x".join(map(str, shape[2:])) + " kernels"
-    of_one_size = not prior.serves((shape[0], shape[1]))
-    return "depthwise" if of_one_size and groups > 1 and shape[1] == 1 else ""
 
 
 def to_deterministic(model: nn.Module, *, sample: bool = False, inplace: bool = False) -> nn.Module:
@@ -172,7 +177,7 @@ def to_deterministic(model: nn.Module, *, sample: bool = False, inplace: bool = 
         raise ValueError(
             "inplace: the model itself is the layer to replace; use what to_deterministic returns"
         )
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else _copy(model)
     layers = [module for module in model.modules() if isinstance(module, BayesLayer)]
     if not layers:
         raise ValueError(f"model: found no Bayesian layer, only {layer_types(model)}")
@@ -215,6 +220,20 @@ def _weights(module: Any) -> tuple[Tensor, Tensor | None]:
     if isinstance(module, nn.ConvTranspose2d):
         weight = transpose_kernels(weight.detach(), module.groups).requires_grad_(weight.requires_grad)
     return weight, module.bias
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A deep copy, also where pruning or weight norm left a computed weight, which torch does not copy.
+
+    Their hooks compute it anew in every forward pass.
+    """
+    memo = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, memo)
 
 
 def _replace(model: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
