@@ -12,8 +12,10 @@ _STEPS = 12
 _BLOCK = 8192  # kernels in one block of work, to bound memory
 
 
-def nearest_latents(decode: Callable[[Tensor], Tensor], kernels: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    r"""Minimize |w - alpha g(z) - b 1|^2 over z, alpha and b for every kernel w.
+def nearest_latents(
+    decode: Callable[[Tensor], Tensor], kernels: Tensor, dim: int, *, offset: bool = True
+) -> tuple[Tensor, Tensor]:
+    r"""Minimize |w - alpha g(z) - b 1|^2 over z, alpha and b for every kernel w (b = 0 without ``offset``).
 
     First over a grid of z, where the best alpha and b are known in closed form, then by 12 damped
     Gauss-Newton (Levenberg-Marquardt) steps, all kernels at once. Every step that would raise the error
@@ -26,30 +28,32 @@ def nearest_latents(decode: Callable[[Tensor], Tensor], kernels: Tensor, dim: in
     Returns:
         z (N, dim) and (alpha, b), (N, 2).
     """
-    parts = [_block(decode, block, dim) for block in kernels.split(_BLOCK)]
+    parts = [_block(decode, block, dim, float(offset)) for block in kernels.split(_BLOCK)]
     return torch.cat([z for z, _ in parts]), torch.cat([a for _, a in parts])
 
 
-def _block(decode: Callable[[Tensor], Tensor], kernels: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def _block(
+    decode: Callable[[Tensor], Tensor], kernels: Tensor, dim: int, offset: float
+) -> tuple[Tensor, Tensor]:
     line = torch.linspace(-_EXTENT, _EXTENT, _SIDE[dim], dtype=kernels.dtype, device=kernels.device)
     grid = torch.cartesian_prod(*[line] * dim).reshape(-1, dim)
     shapes = decode(grid)
-    shapes = shapes - shapes.mean(-1, keepdim=True)
+    shapes = shapes - offset * shapes.mean(-1, keepdim=True)
     norms = shapes.norm(dim=-1).clamp_min(1e-6)
-    # What alpha g + b explains at z is the squared cosine between g and w, both less their means.
+    # What alpha g + b explains at z is the squared cosine between w and g, which is less its mean.
     best = (kernels @ (shapes / norms.unsqueeze(-1)).T).abs().argmax(-1)
     z = grid[best]
     shape, norm = shapes[best], norms[best].unsqueeze(-1)
     alpha = (kernels * shape).sum(-1, keepdim=True) / norm.square()
-    offset = (kernels - alpha * decode(z)).mean(-1, keepdim=True)
-    return _refine(decode, kernels, torch.cat([z, alpha, offset], -1), dim)
+    rest = (kernels - alpha * decode(z)).mean(-1, keepdim=True)
+    return _refine(decode, kernels, torch.cat([z, alpha, offset * rest], -1), dim, offset)
 
 
 def _refine(
-    decode: Callable[[Tensor], Tensor], kernels: Tensor, x: Tensor, dim: int
+    decode: Callable[[Tensor], Tensor], kernels: Tensor, x: Tensor, dim: int, offset: float
 ) -> tuple[Tensor, Tensor]:
     def residual(x: Tensor) -> Tensor:
-        return kernels - x[:, dim : dim + 1] * decode(x[:, :dim]) - x[:, dim + 1 :]
+        return kernels - x[:, dim : dim + 1] * decode(x[:, :dim]) - offset * x[:, dim + 1 :]
 
     units = torch.eye(dim + 2, dtype=x.dtype, device=x.device)
     left, error = residual(x), residual(x).square().sum(-1)

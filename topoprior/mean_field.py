@@ -93,15 +93,15 @@ class MeanFieldPrior(WeightPrior):
     def cross_entropy(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
         """-E log p(w) for w ~ N(loc, exp(log_scale)^2), in nats, elementwise.
 
-        Here by quadrature with nodes that crowd around 0, where log densities bend: for log(1 + w^2 / s^2)
-        and posteriors of std up to s, 10 s, 100 s the error is below 3e-9, 3e-6, 2e-4 with the default 32
-        nodes. Time and memory are 32 times those of an elementwise function.
+        Here by quadrature with nodes that crowd around 0, where log densities bend. For log(1 + w^2 / s^2)
+        and posterior stds up to 1, 10, 100, 1000 s the error is below 3e-8, 2e-6, 1e-4, 5e-4 with the default
+        32 nodes, 3e-8 with 48. Time and memory are ``num_nodes`` times those of an elementwise function.
         """
         return -expectation(
             lambda w: self.log_prob(w, scale),
             loc,
             log_scale.exp(),
-            knee=scale,
+            knee=scale.min(),
             even=self.symmetric,
             rule=self._rule,
         )

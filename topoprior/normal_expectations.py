@@ -16,6 +16,7 @@ from torch import Tensor
 Rule = tuple[list[float], list[float]]
 
 _REACH = 6.5  # a normal holds 8e-11 beyond 6.5 std
+_UNRESOLVED = 1e-6  # mass that may lie where the nodes are too far apart to resolve f
 _EULER_GAMMA = 0.5772156649015329
 _DAWSON_STEP, _DAWSON_TERMS, _DAWSON_END = 1 / 3, 18, 7.0
 
@@ -91,6 +92,9 @@ def expectation(
         >>> expectation(lambda w: w.square().log1p(), 0 * one, 10 * one, knee=one, even=True)
         tensor(3.5759)
     """
+    with torch.no_grad():  # what the normal hardly reaches need not be resolved
+        unreached = _UNRESOLVED * (0.5 * (loc / scale).square().clamp_max(_REACH**2)).exp()
+        knee = torch.maximum(knee, scale * unreached.clamp_max(1.0))
     nodes, weights = (loc.new_tensor(numbers) for numbers in rule or legendre_rule(32))
 
     def side(sign: int) -> Tensor:
@@ -104,8 +108,8 @@ def expectation(
                 lo, hi = torch.minimum(lo, end), torch.minimum(hi, end)
             first, last = (lo / knee).asinh(), (hi / knee).asinh()
             y = first.unsqueeze(-1) + (last - first).unsqueeze(-1) * nodes
-            w = knee * y.sinh()
-            width = knee * y.cosh() * (last - first).unsqueeze(-1) * weights
+            w = knee.unsqueeze(-1) * y.sinh()
+            width = (knee * (last - first)).unsqueeze(-1) * y.cosh() * weights
         density = _density(sign * w, loc, scale)
         if even:
             density = density + _density(-w, loc, scale)

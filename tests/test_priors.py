@@ -1,0 +1,401 @@
+"""Priors: one table, every law. The KL of each family against oracles: test_prior_divergences.py."""
+
+import copy
+import io
+import json
+import math
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import topoprior as tp
+from topoprior.checkpoints import CheckpointError
+from topoprior.priors import BoundedScale, prior_names, priors_serving
+
+BUILT_IN = [
+    "gaussian",
+    "laplace",
+    "student-t",
+    "scale-mixture",
+    "log-uniform",
+    "correlated-gaussian",
+    "klein-3x3",
+    "klein-5x5",
+    "klein-7x7",
+    "circle-3x3",
+    "torus-3x3",
+    "euclidean-3x3",
+]
+PRIORS = {
+    **{name: name for name in BUILT_IN},
+    "gaussian, scale .3": tp.Gaussian(0.3),
+    "student-t, 9 degrees": tp.StudentT(df=9, gain=1.0),
+    "student-t, Cauchy": tp.StudentT(0.1, df=1),
+    "scale-mixture, mild": tp.ScaleMixture(pi=0.2, ratio=0.5),
+    "log-uniform, short": tp.LogUniform(ratio=0.1),
+    "correlated-gaussian, far": tp.CorrelatedGaussian(lengthscale=4.0, gain=1.0),
+    "klein-3x3, residual": tp.DecoderPrior.from_pretrained("klein-3x3", residual_fraction=0.3),
+    "euclidean-3x3, no mean part": tp.EuclideanDecoderPrior.from_pretrained(
+        "euclidean-3x3", mean_fraction=0.0
+    ),
+}
+SHAPES = [(4, 3, 5), (4, 3, 3, 3), (2, 3, 5, 5), (2, 3, 7, 7), (2, 3, 3, 3, 3), (6, 1, 3, 3), (4, 7)]
+HEAVY = ("student-t", "student-t, Cauchy")  # no fourth moment: nothing to test a second moment with
+
+
+@pytest.fixture(params=PRIORS, ids=str)
+def prior(request):
+    return tp.get_prior(PRIORS[request.param])
+
+
+def posteriors(prior):
+    return [prior.posterior(shape) for shape in SHAPES if prior.serves(shape)]
+
+
+def one_posterior(prior, *, channels=(4, 3), **options):
+    return prior.posterior((*channels, *getattr(prior, "kernel_size", (3, 3))), **options)
+
+
+def disturb(posterior, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in posterior.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter)
+    return posterior
+
+
+def test_names_are_registered():
+    assert set(BUILT_IN) <= set(prior_names())
+
+
+def test_shapes(prior):
+    assert posteriors(prior), "every prior serves some shape of the table"
+    for posterior in posteriors(prior):
+        shape = posterior.shape
+        assert prior.sample(shape).shape == shape
+        assert posterior.mean().shape == posterior().shape == shape
+        assert posterior.rsample((5, 2)).shape == (5, 2, *shape)
+        assert posterior.kl().shape == ()
+        assert posterior.kl() >= 0
+        assert posterior.kl_kind in ("exact", "bound", "approximation")
+
+
+def test_shapes_that_are_not_served_are_named(prior):
+    for shape in SHAPES:
+        if not prior.serves(shape):
+            with pytest.raises(ValueError, match="priors that fit: .*gaussian"):
+                prior.posterior(shape)
+            with pytest.raises(ValueError, match="kernel"):
+                prior.sample(shape)
+
+
+def test_what_serves_a_linear_layer():
+    assert priors_serving((4, 7)) == sorted(set(BUILT_IN[:5]) & set(prior_names()))
+
+
+def test_antithetic(prior):
+    posterior = one_posterior(prior)
+    draws = posterior.rsample((4, 2), antithetic=True)
+    assert draws.shape == (4, 2, *posterior.shape)
+    if isinstance(posterior, tp.MeanFieldPosterior):
+        torch.testing.assert_close(
+            (draws[:2] + draws[2:]) / 2, posterior.mean().expand(2, 2, *posterior.shape)
+        )
+    assert not torch.equal(draws[0], draws[1])
+    for shape in ((3,), ()):
+        with pytest.raises(ValueError, match="even"):
+            posterior.rsample(shape, antithetic=True)
+
+
+def test_mean_is_the_mean_of_the_draws(prior):
+    """5 standard errors of 20,000 draws: false alarm 6e-7 a weight."""
+    posterior = one_posterior(prior, channels=(2, 2))
+    with torch.no_grad():
+        draws = posterior.rsample((20_000,))
+        error = (draws.mean(0) - posterior.mean()).abs() / (draws.std(0) / math.sqrt(len(draws)))
+    assert error.max() < 5
+
+
+def test_draws_have_the_promised_energy(prior, request):
+    """E|w_oi|^2 = gain^2 / in, within 5 standard errors over 16,000 kernels: false alarm 6e-7."""
+    if request.node.callspec.params["prior"] in HEAVY:
+        pytest.skip("no fourth moment; test_draws_follow_the_density covers it")
+    kernel = getattr(prior, "kernel_size", (3, 3))
+    energy = prior.sample((400, 40, *kernel)).flatten(2).square().sum(-1).flatten()
+    scale = getattr(prior, "scale", None)
+    expected = math.prod(kernel) * scale**2 if scale else prior.gain**2 / 40
+    assert abs(energy.mean() - expected) < 5 * energy.std() / math.sqrt(len(energy))
+
+
+def test_posterior_starts_around_a_draw(prior):
+    """Median energies of 2,048 kernels within 20 percent."""
+    posterior = one_posterior(prior, channels=(64, 32))
+    with torch.no_grad():
+        start, draw = (
+            w.flatten(2).square().sum(-1).median() for w in (posterior(), prior.sample(posterior.shape))
+        )
+    assert 0.8 < start / draw < 1.25
+
+
+def test_every_parameter_gets_a_finite_gradient(prior):
+    posterior = one_posterior(prior)
+    (posterior().square().sum() + posterior.kl()).backward()
+    for name, parameter in posterior.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_project_reaches_what_the_prior_can_represent(prior):
+    posterior = one_posterior(prior, channels=(8, 4))
+    weight = prior.sample(posterior.shape)
+    residual = posterior.project_(weight)
+    assert residual.shape == ()
+    full_support = isinstance(prior, tp.MeanFieldPrior) or getattr(prior, "residual_fraction", 0) > 0
+    assert residual < (1e-5 if full_support else 0.05)
+    left = (weight - posterior.mean()).norm() / weight.norm()
+    torch.testing.assert_close(left, residual, atol=1e-4, rtol=1e-3)
+    noise = torch.randn(posterior.shape)
+    assert posterior.project_(noise) < (1e-5 if full_support else 1)
+    with pytest.raises(ValueError, match="weight: expected shape"):
+        posterior.project_(noise[0])
+
+
+def test_copies_pickles_and_state_dicts(prior):
+    posterior = disturb(one_posterior(prior))
+    buffer = io.BytesIO()
+    torch.save(posterior.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = one_posterior(prior)
+    loaded.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
+    for same in (copy.deepcopy(posterior), pickle.loads(pickle.dumps(posterior)), loaded):
+        assert torch.equal(same.mean(), posterior.mean())
+        assert torch.equal(same.kl(), posterior.kl())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtypes(dtype, prior):
+    posterior = one_posterior(prior, channels=(16, 8), dtype=dtype)
+    assert posterior.rsample((2,)).dtype == posterior.mean().dtype == dtype
+    in_double = copy.deepcopy(posterior).double()
+    torch.testing.assert_close(posterior.kl().double(), in_double.kl(), rtol=0.03, atol=0)
+    assert posterior.float()().dtype == torch.float32
+
+
+def test_default_dtype_float64(prior):
+    torch.set_default_dtype(torch.float64)
+    try:
+        posterior = one_posterior(prior)
+        assert posterior().dtype == posterior.mean().dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.slow
+def test_compile_fullgraph(prior):
+    posterior = disturb(one_posterior(prior))
+    step = torch.compile(
+        lambda: (posterior.rsample().sum(), posterior.mean(), posterior.kl()), fullgraph=True
+    )
+    _, mean, kl = step()
+    torch.testing.assert_close((mean, kl), (posterior.mean(), posterior.kl()))
+
+
+# --- empirical Bayes ---------------------------------------------------------------------------
+
+
+LEARNED = {
+    "gaussian": (lambda **o: tp.Gaussian(**o), 1),
+    "laplace": (lambda **o: tp.Laplace(**o), 1),
+    "student-t": (lambda **o: tp.StudentT(**o), 1),
+    "scale-mixture": (lambda **o: tp.ScaleMixture(**o), 2),
+    "correlated-gaussian": (lambda **o: tp.CorrelatedGaussian(**o), 1),
+    "klein-3x3": (lambda **o: tp.DecoderPrior.from_pretrained("klein-3x3", **o), None),
+    "euclidean-3x3": (lambda **o: tp.EuclideanDecoderPrior.from_pretrained("euclidean-3x3", **o), 2),
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_empirical_bayes_is_one_switch(name):
+    make, count = LEARNED[name]
+    shape = (4, 3, 3, 3)
+    plain, learned = make().posterior(shape), make(empirical_bayes=True).posterior(shape)
+    extra = set(dict(learned.named_parameters())) - set(dict(plain.named_parameters()))
+    rhos = [p for n, p in learned.named_parameters() if n in extra]
+    assert extra
+    assert all(n.endswith("rho") for n in extra)
+    assert count is None or sum(p.numel() for p in rhos) == count
+    state = {n: p for n, p in learned.state_dict().items() if not n.endswith("rho")}
+    plain.load_state_dict(state)
+    torch.testing.assert_close(plain.mean(), learned.mean())
+    torch.testing.assert_close(plain.kl(), learned.kl())  # the factors start at 1
+    (learned.rsample((4,)).square().sum() + learned.kl()).backward()
+    assert all((p.grad != 0).all() for p in rhos)
+    mean = learned.mean()
+    with torch.no_grad():
+        for p in rhos:
+            p.fill_(1e4)
+    if not isinstance(learned, tp.MeanFieldPosterior):  # the factor multiplies the weights themselves
+        torch.testing.assert_close(learned.mean(), 4 * mean)
+    else:
+        torch.testing.assert_close(learned.scale(), 4 * plain.scale())
+    learned.reset_parameters()
+    assert all((p == 0).all() for p in rhos)
+
+
+@pytest.mark.parametrize("target", [0.5, 1.0, 2.0, 100.0])
+def test_the_best_gaussian_scale_is_the_closed_form(target):
+    """s^2 = mean(m^2 + sigma^2) where that is within a factor of 4, the bound where it is not."""
+    posterior = tp.Gaussian(1.0, empirical_bayes=True).posterior((50, 40), dtype=torch.float64)
+    with torch.no_grad():
+        posterior.loc.mul_(target)
+    rho = posterior.scale_factors.rho
+    optimizer = torch.optim.LBFGS([rho], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+
+    def closure():
+        optimizer.zero_grad()
+        kl = posterior.kl()
+        kl.backward(inputs=[rho])
+        return kl
+
+    optimizer.step(closure)
+    best = (posterior.loc.square() + (2 * posterior.log_scale).exp()).mean().sqrt()
+    torch.testing.assert_close(posterior.scale(), best.clamp(0.25, 4), rtol=1e-3, atol=0)
+
+
+def test_bounded_scale():
+    with torch.no_grad():
+        factors = BoundedScale(3, learn=True)
+        factors.rho.copy_(torch.tensor([-1e3, 0.0, 1e3]))
+        torch.testing.assert_close(factors(), torch.tensor([0.25, 1.0, 4.0]))
+    fixed = BoundedScale(2, learn=False, dtype=torch.float64)
+    assert list(fixed.parameters()) == []
+    assert fixed.state_dict() == {}
+    assert torch.equal(fixed(), torch.ones(2, dtype=torch.float64))
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tp.Gaussian(-1.0), "scale: expected a positive number, found -1"),
+        (lambda: tp.Laplace(gain=0.0), "gain"),
+        (lambda: tp.Laplace(init_scale=math.nan), "init_scale"),
+        (lambda: tp.StudentT(df=0), "df"),
+        (lambda: tp.StudentT(df=2.0), "scale: StudentT has no variance"),
+        (lambda: tp.StudentT(num_nodes=0), "num_nodes"),
+        (lambda: tp.ScaleMixture(pi=1.0), r"pi: expected a number in \(0, 1\), found 1"),
+        (lambda: tp.ScaleMixture(ratio=1.5), "ratio"),
+        (lambda: tp.LogUniform(ratio=1.0), "ratio"),
+        (lambda: tp.LogUniform(empirical_bayes=True), "empirical_bayes: expected False"),
+        (lambda: tp.CorrelatedGaussian(lengthscale=0.0), "lengthscale"),
+        (lambda: tp.CorrelatedGaussian().posterior((4, 3, 1, 1)), "at least 2, found .*4, 3, 1, 1"),
+        (lambda: tp.EuclideanDecoderPrior.from_pretrained("klein-3x3"), "euclidean-3x3"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# --- shipped and saved decoders ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [("klein-3x3", 8), ("klein-5x5", 8), ("circle-3x3", 6), ("torus-3x3", 8), ("euclidean-3x3", 8)],
+)
+def test_numbers_a_kernel(name, numbers):
+    posterior = one_posterior(tp.get_prior(name), channels=(5, 7))
+    assert sum(p.numel() for p in posterior.parameters()) == 35 * numbers
+
+
+def test_circle_decodes_straight_edges():
+    edges = tp.get_prior("circle-3x3").decode(torch.rand(100, 1)).double()
+    line = torch.linspace(-1, 1, 3, dtype=torch.float64)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    angle = torch.atan2((edges * y).sum((1, 2)), (edges * x).sum((1, 2)))[:, None, None]
+    torch.testing.assert_close(edges, (x * angle.cos() + y * angle.sin()) / math.sqrt(6), atol=1e-6, rtol=0)
+
+
+def test_what_each_decoder_leaves_out_of_the_klein_kernels():
+    """The topology tells: circle > plane > torus > Klein bottle. The figures are in docs/priors.md."""
+    from topoprior.kernels import sample_klein_kernels
+
+    kernels = sample_klein_kernels(1000)[0].unsqueeze(1)
+    left = {
+        name: one_posterior(tp.get_prior(name), channels=(1000, 1)).project_(kernels).item()
+        for name in ("klein-3x3", "torus-3x3", "euclidean-3x3", "circle-3x3")
+    }
+    assert left["klein-3x3"] < 0.005
+    assert 0.03 < left["torus-3x3"] < 0.1
+    assert 0.1 < left["euclidean-3x3"] < 0.25
+    assert 0.75 < left["circle-3x3"] < 0.85
+
+
+def test_euclidean_prior_round_trips_and_its_folder_says_what_it_is(tmp_path):
+    prior = tp.EuclideanDecoderPrior.from_pretrained("euclidean-3x3", gain=1.0)
+    prior.save_pretrained(tmp_path)
+    again = tp.get_prior(tmp_path)
+    assert isinstance(again, tp.EuclideanDecoderPrior)
+    assert again.gain == 1.0
+    z = torch.randn(50, 2)
+    torch.testing.assert_close(again.decode(z), prior.decode(z))
+    tp.DecoderPrior.from_pretrained("klein-3x3").save_pretrained(tmp_path / "klein")
+    assert isinstance(tp.get_prior(tmp_path / "klein"), tp.DecoderPrior)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "something/2"},
+        {"format": ["a list"]},
+        {"kernel_size": [5, 5]},
+        {"kernel_size": None},
+        {"depth": 2},
+        {"mean_fraction": 2.0},
+    ],
+    ids=str,
+)
+def test_damaged_euclidean_checkpoints_are_refused(change, tmp_path):
+    tp.EuclideanDecoderPrior.from_pretrained("euclidean-3x3").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(CheckpointError, match="config.json") as error:
+        tp.get_prior(tmp_path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError):
+        tp.get_prior(tmp_path)
+
+
+def test_a_vae_on_a_closed_space_is_no_euclidean_prior():
+    vae = tp.CoveringVAE(tp.KleinBottle(), (3, 3), likelihood="gaussian")
+    with pytest.raises(ValueError, match="Euclidean latents"):
+        tp.EuclideanDecoderPrior.from_vae(vae)
+
+
+def test_import_reads_no_weights():
+    code = (
+        "import sys; seen = []\n"
+        "sys.addaudithook(lambda e, a: seen.append(a[0]) if e == 'open' else None)\n"
+        "import topoprior; print([s for s in seen if str(s).endswith('.safetensors')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_documentation_runs():
+    """Every Python block of docs/priors.md, in order, in one namespace."""
+    text = (Path(tp.__file__).parents[1] / "docs" / "priors.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "docs/priors.md", "exec"), namespace)
+    assert len(blocks) >= 3
