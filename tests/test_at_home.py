@@ -1,0 +1,330 @@
+"""At home in PyTorch: copies, precisions, compilation, torch.func, several processes, Lightning, exports.
+
+Every test runs a network with the Klein and one with the Gaussian prior.
+"""
+
+import copy
+import io
+import pickle
+import warnings
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.utils import parametrizations, prune
+
+import topoprior as tp
+
+
+def make_net(prior="klein-3x3"):
+    return nn.Sequential(
+        tp.BayesConv2d(3, 8, 3, padding=1, prior=prior), nn.ReLU(), nn.MaxPool2d(2),
+        tp.BayesConv2d(8, 6, 3, prior=prior), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), tp.BayesLinear(6, 4),
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["klein-3x3", "gaussian"])
+def net(request):
+    return make_net(request.param)
+
+
+@pytest.fixture
+def batch():
+    return torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+
+
+def seeded(function, *args):
+    torch.manual_seed(7)
+    return function(*args)
+
+
+def step(net, x, y):
+    """A training step; returns the loss."""
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    loss = tp.elbo_loss(net(x), y, net, 1000)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def assert_finite(net):
+    for name, p in net.named_parameters():
+        assert torch.isfinite(p).all(), name
+        assert p.grad is not None, name
+        assert torch.isfinite(p.grad).all(), name
+
+
+# --- copies ----------------------------------------------------------------------------------
+
+
+def test_copies_are_the_same_network(net, batch):
+    """Deep copies, pickles and a strict state_dict round trip, after training and inside a context."""
+    x, y = batch
+    step(net, x, y)
+    buffer = io.BytesIO()
+    torch.save(net.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = make_net(net[0].prior)
+    loaded.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
+    with tp.frozen_sample(net):
+        copies = [copy.deepcopy(net), pickle.loads(pickle.dumps(net)), loaded]
+    expected = seeded(net, x)
+    for other in copies:
+        assert torch.equal(seeded(other, x), expected)
+        assert torch.equal(tp.kl_divergence(other), tp.kl_divergence(net))
+        assert torch.equal(seeded(tp.predict, other, x, 4), seeded(tp.predict, net, x, 4))
+        step(other, x, y)
+    assert torch.equal(seeded(net, x), expected), "training a copy leaves the original alone"
+
+
+# --- precisions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_whole_network_in_another_precision(net, batch, dtype):
+    x, y = batch
+    net.to(dtype)
+    # Adam's eps of 1e-8 is 0 in float16, for any network.
+    optimizer = torch.optim.SGD(net.parameters(), 1e-2)
+    loss = tp.elbo_loss(net(x.to(dtype)), y, net, 1000)
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    assert_finite(net)
+    assert net(x.to(dtype)).dtype == dtype
+    probabilities = tp.predict(net, x.to(dtype), 4)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones_like(probabilities.sum(-1)))
+
+
+def test_mean_and_kl_survive_half_precision(net, batch):
+    """Within the digits of the type, also where the KL is past the largest float16."""
+    big = nn.Sequential(net, tp.BayesLinear(300, 300))
+    assert tp.kl_divergence(big) > 66_000
+    with tp.posterior_mean(net), torch.no_grad():
+        expected, kl = net(batch[0]), tp.kl_divergence(big)
+        for dtype, digits in ((torch.float16, 1e-2), (torch.bfloat16, 6e-2)):
+            other = copy.deepcopy(big).to(dtype)
+            output = other[0](batch[0].to(dtype)).float()
+            assert (output - expected).norm() < digits * expected.norm()
+            assert abs(tp.kl_divergence(other).float() / kl - 1) < digits
+
+
+def test_autocast_training_step(net, batch):
+    x, y = batch
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = net(x)
+        loss = tp.elbo_loss(logits, y, net, 1000)
+        kl = tp.kl_divergence(net)
+        with tp.posterior_mean(net):
+            mean = net(x)
+    assert logits.dtype == torch.bfloat16
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(kl, tp.kl_divergence(net))
+    with tp.posterior_mean(net):
+        assert (mean - net(x)).norm() < 5e-2 * mean.norm()
+    loss.backward()
+    torch.optim.Adam(net.parameters()).step()
+    assert_finite(net)
+    assert all(p.grad.dtype == torch.float32 for p in net.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert tp.predict(net, x, 4).dtype == torch.float32
+
+
+# --- compilation -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_compiled_loss_and_its_gradient(net, batch):
+    """Fullgraph, forward and KL. At the mean it is the eager loss; drawn, compiled code draws afresh."""
+    x, y = batch
+    loss = torch.compile(lambda: tp.elbo_loss(net(x), y, net, 1000), fullgraph=True)
+    with tp.posterior_mean(net):
+        expected = tp.elbo_loss(net(x), y, net, 1000)
+        gradients = torch.autograd.grad(expected, list(net.parameters()), allow_unused=True)
+        compiled = loss()
+        torch.testing.assert_close(compiled, expected)
+        for a, b in zip(
+            torch.autograd.grad(compiled, list(net.parameters()), allow_unused=True), gradients, strict=True
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    assert loss() != loss()
+    loss().backward()
+    assert_finite(net)
+
+
+@pytest.mark.slow
+def test_compiled_network_predicts(net, batch):
+    predictions = tp.predict(torch.compile(net), batch[0], 4)
+    assert predictions.shape == (4, 4, 4)
+    assert (predictions.std(0) > 0).all()
+
+
+# --- torch.func ------------------------------------------------------------------------------
+
+
+def test_vmap_over_samples(net, batch):
+    """A draw for every index of vmap: all differ, and their mean is that of separate passes."""
+    x, _ = batch
+    parameters = dict(net.named_parameters())
+
+    def forward(_):
+        return functional_call(net, parameters, (x,))
+
+    with torch.no_grad():
+        outputs = vmap(forward, randomness="different")(torch.arange(2000))
+        separate = tp.sample_outputs(net, x, 2000)
+    assert len(outputs.flatten(1).unique(dim=0)) == 2000
+    error = (outputs.var(0) + separate.var(0)).div(2000).sqrt()
+    assert ((outputs.mean(0) - separate.mean(0)).abs() < 5 * error).all()  # 16 numbers: false alarm 1e-5
+
+
+def test_grad_of_functional_call_is_backward(net, batch):
+    x, y = batch
+    parameters = dict(net.named_parameters())
+
+    def loss(parameters):
+        return F.cross_entropy(functional_call(net, parameters, (x,)), y)
+
+    gradients = seeded(grad(loss), parameters)
+    seeded(loss, parameters).backward()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(gradients[name], p.grad)
+
+
+def test_per_example_gradients(net, batch):
+    """vmap of grad, every example with a draw of its own."""
+    parameters = dict(net.named_parameters())
+
+    def loss(parameters, x, y):
+        return F.cross_entropy(functional_call(net, parameters, (x[None],)), y[None])
+
+    gradients = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(parameters, *batch)
+    for name, p in parameters.items():
+        assert gradients[name].shape == (4, *p.shape)
+        assert torch.isfinite(gradients[name]).all()
+
+
+# --- several processes -----------------------------------------------------------------------
+
+
+def _gradients_in_a_process(rank, net, x, y, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    try:
+        model = nn.parallel.DistributedDataParallel(net)
+        torch.manual_seed(7)  # the same draw of the weights on both ranks
+        half = len(x) // 2
+        part = slice(rank * half, (rank + 1) * half)
+        tp.elbo_loss(model(x[part]), y[part], model, 1000).backward()
+        torch.save([p.grad for p in net.parameters()], f"{folder}/gradients-{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_processes_have_the_gradients_of_one(batch, tmp_path):
+    """DistributedDataParallel over gloo, half of the batch a rank; the KL counts once, not twice."""
+    net = nn.Sequential(make_net("klein-3x3"), nn.ReLU(), tp.BayesLinear(4, 4))
+    torch.multiprocessing.spawn(_gradients_in_a_process, (copy.deepcopy(net), *batch, tmp_path), nprocs=2)
+    x, y = batch
+    seeded(lambda: tp.elbo_loss(net(x), y, net, 1000)).backward()
+    for rank in (0, 1):
+        gradients = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
+        for p, gradient in zip(net.parameters(), gradients, strict=True):
+            torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_lightning_trainer(net, batch, tmp_path):
+    lightning = pytest.importorskip("lightning")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def training_step(self, batch, index):
+            x, y = batch
+            loss = tp.elbo_loss(self.net(x), y, self.net, 4, tp.kl_warmup(self.global_step, 10))
+            self.log("loss", loss)
+            return loss
+
+        def validation_step(self, batch, index):
+            x, y = batch
+            self.log("nll", F.nll_loss(tp.predict(self.net, x, 4).mean(0).log(), y))
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), 1e-2)
+
+    before = [p.detach().clone() for p in net.parameters()]
+    module = Module()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*batch), 2)
+    options = {"accelerator": "cpu", "devices": 1, "default_root_dir": tmp_path, "logger": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice about workers
+        trainer = lightning.Trainer(
+            max_epochs=2, enable_progress_bar=False, enable_model_summary=False, **options
+        )
+        trainer.fit(module, loader, loader)
+    assert trainer.global_step == 4
+    assert torch.isfinite(trainer.callback_metrics["nll"])
+    moved = [not torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True)]
+    assert all(moved)
+    trainer.save_checkpoint(tmp_path / "net.ckpt")
+    state = torch.load(tmp_path / "net.ckpt", weights_only=True)["state_dict"]
+    module.load_state_dict(state, strict=True)
+
+
+# --- neighbours ------------------------------------------------------------------------------
+
+
+def test_parametrized_and_pruned_neighbours(batch):
+    x, y = batch
+    net = nn.Sequential(
+        parametrizations.weight_norm(nn.Conv2d(3, 8, 3)),
+        tp.BayesConv2d(8, 8, 3),
+        parametrizations.spectral_norm(nn.Conv2d(8, 6, 1)),
+        nn.Flatten(),
+        prune.l1_unstructured(nn.Linear(96, 8), "weight", amount=0.5),
+        tp.BayesLinear(8, 4),
+    )
+    state = copy.deepcopy(net.state_dict())
+    step(net, x, y)
+    assert_finite(net)
+    assert (net[4].weight == 0).sum() == 384
+    predictions = seeded(tp.predict, net, x, 4)
+    net.load_state_dict(state, strict=True)
+    assert not torch.equal(seeded(tp.predict, net, x, 4), predictions)
+
+
+# --- exports ---------------------------------------------------------------------------------
+
+
+def test_export_of_the_posterior_mean(net, batch):
+    """torch.export, written and read; the program has no random numbers in it and any batch size."""
+    x, _ = batch
+    with tp.posterior_mean(net.eval()), torch.no_grad():
+        expected = net(x)
+        program = torch.export.export(net, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    assert not any("rand" in str(node.target) for node in program.graph.nodes)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    buffer.seek(0)
+    loaded = torch.export.load(buffer).module()
+    torch.testing.assert_close(loaded(x), expected)
+    torch.testing.assert_close(loaded(x[:3]), expected[:3])
+
+
+def test_onnx_of_the_posterior_mean(net, batch, tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    x, _ = batch
+    with warnings.catch_warnings(), tp.posterior_mean(net.eval()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        expected = net(x)
+        torch.onnx.export(net, (x,), tmp_path / "net.onnx", dynamo=True, verbose=False)
+    session = runtime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), expected, rtol=1e-4, atol=1e-5)
