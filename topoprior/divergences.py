@@ -48,9 +48,12 @@ def kappa(scale: Tensor) -> Tensor:
         >>> kappa(torch.tensor([0.1, 0.2, 0.8], dtype=torch.float64))
         tensor([8.8365e-01, 2.2491e-01, 1.0642e-11], dtype=torch.float64)
     """
-    if scale.dtype in _NARROW:
-        return _Kappa.apply(scale)
-    return _Kappa.apply(scale.float()).to(scale.dtype)
+    known = scale if scale.dtype in _NARROW else scale.float()
+    if known.requires_grad and torch.is_grad_enabled():
+        value = _KappaAndSlope.apply(known)[0]
+    else:
+        value = _kappa_and_slope(known, (0,))[0]
+    return value.to(scale.dtype)
 
 
 def kappa_series(scale: Tensor, terms: int = 40) -> Tensor:
@@ -101,8 +104,8 @@ def _horner(w: Tensor, coefficients: list[float]) -> Tensor:
     return value
 
 
-def _kappa_and_slope(scale: Tensor, order: int) -> Tensor:
-    """kappa (order 0) or its derivative (order 1).
+def _kappa_and_slope(scale: Tensor, orders: tuple[int, ...]) -> list[Tensor]:
+    """kappa (order 0) and its derivative (order 1), those that are asked for.
 
     With N the narrow std and m = max(s, N): kappa(s) = kappa(m) - log min(s / N, 1), as below N the
     derivative is -1 / s, and so kappa'(s) = kappa'(m) m / s.
@@ -116,30 +119,40 @@ def _kappa_and_slope(scale: Tensor, order: int) -> Tensor:
     half = _then(half, "mul", -2 * math.pi**2)
     r = half.exp()
     r = _then(r, "mul", r)
-    value = _then(_horner(r * (2 / r_max) - 1, polynomials[order]), "mul", r)
-    if order == 0:
-        bits = _then((scale * (2 / narrow)).clamp(max=2), "log2")
-        return _then(value, "sub", _then(_then(bits, "sub", 1), "mul", math.log(2)))
-    # d r / d s = 4 r half / s; the polynomial holds the 4
-    return _then(_then(value, "mul", half), "div", scale)
+    w = _then(r * (2 / r_max), "sub", 1)
+    found = []
+    for order in orders:
+        value = _then(_horner(w, polynomials[order]), "mul", r)
+        if order == 0:
+            bits = _then((scale * (2 / narrow)).clamp(max=2), "log2")
+            value = _then(value, "sub", _then(_then(bits, "sub", 1), "mul", math.log(2)))
+        else:  # d r / d s = 4 r half / s; the polynomial holds the 4
+            value = _then(_then(value, "mul", half), "div", scale)
+        found.append(value)
+    return found
 
 
-class _Kappa(torch.autograd.Function):
+class _KappaAndSlope(torch.autograd.Function):
     """Value and derivative from one polynomial each: a third of the work of differentiating Horner."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(scale: Tensor) -> Tensor:
-        return _kappa_and_slope(scale, 0)
+    def forward(scale: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = _kappa_and_slope(scale, (0, 1))
+        return value, slope
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * _kappa_and_slope(ctx.saved_tensors[0], 1)
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> Tensor:
+        scale, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: as a function of the scale
+            (slope,) = _kappa_and_slope(scale, (1,))
+        return grad * slope
 
 
 def cover_kl(q: Distribution, p: Distribution) -> Tensor:
