@@ -47,8 +47,8 @@ def to_bayesian(
         init: "prior": each posterior starts around a draw from its prior. "pretrained": around the model's
             own weights, or the nearest that the posterior can represent; what is left over is the layer's
             ``projection_residual``. Biases are kept exactly.
-        linear_prior: also convert Linear layers, with this prior. By default they stay: on small data a
-            Bayesian last layer mostly costs accuracy.
+        linear_prior: also convert Linear layers, with this prior. By default they stay: the noise of a
+            Bayesian last layer goes straight into the logits.
         include, exclude: which layers: a glob of names ("layer4.*"), a module type, a predicate
             ``f(name, layer) -> bool``, or several of them. A name or type stands for everything inside it.
         fallback: prior where ``prior`` does not serve the kernel size, and of depthwise convolutions where
@@ -147,9 +147,11 @@ class _Rules:
             layer.projection_residual = float(layer.weight_posterior.project_(weight))
             if bias is not None and layer.bias_posterior is not None:
                 layer.bias_posterior.project_(bias)
-        layer.weight_posterior.requires_grad_(weight.requires_grad)
-        if bias is not None and layer.bias_posterior is not None:
-            layer.bias_posterior.requires_grad_(bias.requires_grad)
+        # Frozen stays frozen; what a prior itself does not learn must not be thawed.
+        if not weight.requires_grad:
+            layer.weight_posterior.requires_grad_(False)
+        if bias is not None and not bias.requires_grad and layer.bias_posterior is not None:
+            layer.bias_posterior.requires_grad_(False)
         return layer.train(module.training)
 
 

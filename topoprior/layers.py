@@ -48,28 +48,24 @@ class _BayesConvNd(BayesLayer):
         prior: PriorLike | None = None,
     ) -> None:
         super().__init__()
-        self._init_conv(
-            dict(
-                in_channels=in_channels,
-                out_channels=out_channels,
-                kernel_size=kernel_size,
-                stride=stride,
-                padding=padding,
-                dilation=dilation,
-                groups=groups,
-                bias=bias,
-                padding_mode=padding_mode,
-            ),
-            prior,
-            device,
-            dtype,
+        geometry = (
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
         )
+        self._init_conv(geometry, prior, device, dtype)
 
     def _init_conv(
-        self, arguments: dict[str, Any], prior: PriorLike | None, device: Any, dtype: Any
+        self, geometry: tuple[Any, ...], prior: PriorLike | None, device: Any, dtype: Any
     ) -> None:
         # torch's own layer checks and expands the arguments; on the meta device it takes no memory.
-        plain: Any = self._plain(**arguments, device="meta")
+        plain: Any = self._plain(*geometry, device="meta")
         self.in_channels, self.out_channels = plain.in_channels, plain.out_channels
         self.kernel_size, self.stride = plain.kernel_size, plain.stride
         self.padding, self.dilation = plain.padding, plain.dilation
@@ -206,23 +202,8 @@ class BayesConvTranspose2d(_BayesConvNd):
         prior: PriorLike | None = None,
     ) -> None:
         BayesLayer.__init__(self)
-        self._init_conv(
-            dict(
-                in_channels=in_channels,
-                out_channels=out_channels,
-                kernel_size=kernel_size,
-                stride=stride,
-                padding=padding,
-                output_padding=output_padding,
-                groups=groups,
-                bias=bias,
-                dilation=dilation,
-                padding_mode=padding_mode,
-            ),
-            prior,
-            device,
-            dtype,
-        )
+        sizes = (in_channels, out_channels, kernel_size, stride, padding, output_padding)
+        self._init_conv((*sizes, groups, bias, dilation, padding_mode), prior, device, dtype)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``output_size``: (H, W) wanted, where stride leaves a choice; also with leading (N, C)."""
