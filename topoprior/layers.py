@@ -18,8 +18,9 @@ from topoprior.bayes_layer import BayesLayer, PriorLike
 Size = int | Sequence[int]
 
 # Many draws go through one grouped convolution up to this batch and this many weights a draw. Above either,
-# a loop over the draws costs what as many plain convolutions cost, and grouped ones up to 4 times that
-# (measured on one CPU thread, 1 to 512 channels; below, grouped ones cost 0.4 to 1.1).
+# a loop over the draws costs what as many plain convolutions cost, and a grouped one up to 5 times that; below,
+# 0.4 to 1.1 of it (one CPU thread, 8 to 512 channels). With 1 to 3 inputs and large maps both pay for the
+# memory of the outputs alike.
 _GROUPED_BATCH = 4
 _GROUPED_WEIGHTS = 2**18
 
