@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -73,7 +72,7 @@ def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: torch.tensor(values).median().item() for name, values in times.items()}
 
 
 def main() -> None:

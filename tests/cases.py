@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Callable
 
+import mpmath
 import torch
 from torch import Tensor
 
@@ -160,6 +161,35 @@ def brute_log_prob(space: FlatManifold, x: Tensor, loc: Tensor, scale_tril: Tens
                 assert len(p) < 4e6, "too many terms for brute force"
             total.append((-0.5 * (p.square().sum(-1) + across.clamp_min(0))).logsumexp(0))
     return torch.stack(total).reshape(-1, len(x)).logsumexp(0) - log_norm
+
+
+def exact_density(space: FlatManifold, x: Tensor, loc: Tensor, scale_tril: Tensor) -> float:
+    """sum over deck transformations of N(gamma x; loc, L L^T) at one point, with 50 digits: the arguments
+    count as exact. Every term within 9 stds, found row by row in triangular coordinates."""
+    with mpmath.workdps(50):
+        n, rank = space.lattice.shape
+        factor = mpmath.matrix(scale_tril.double().tolist())
+        q, r = mpmath.qr(factor**-1 * mpmath.matrix(space.lattice.tolist()), mode="skinny")
+        total = mpmath.mpf(0)
+
+        def visit(i: int, p: list, used: mpmath.mpf) -> None:
+            nonlocal total
+            if i < 0:
+                total += mpmath.exp(-used / 2)
+                return
+            reach = mpmath.sqrt(max(81 - used, 0)) / abs(r[i, i])
+            center = -p[i] / r[i, i]
+            for k in range(int(mpmath.ceil(center - reach)), int(mpmath.floor(center + reach)) + 1):
+                moved = [p[j] + k * r[j, i] for j in range(i + 1)]
+                visit(i - 1, moved, used + moved[i] ** 2)
+
+        value, center = mpmath.matrix(x.double().tolist()), mpmath.matrix(loc.double().tolist())
+        for a, t in zip(space.linear.tolist(), space.shift.tolist(), strict=True):
+            y = factor**-1 * (mpmath.matrix(a) * value + mpmath.matrix(t) - center)
+            p = list(q.T * y)
+            visit(rank - 1, p, mpmath.fsum(v * v for v in y) - mpmath.fsum(v * v for v in p))
+        norm = mpmath.fprod(factor[i, i] for i in range(n)) * mpmath.sqrt(2 * mpmath.pi) ** n
+        return float(total / norm)
 
 
 def brute_terms(space: FlatManifold, scale_tril: Tensor) -> float:

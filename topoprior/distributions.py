@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import lazy_property
+from torch.utils.checkpoint import checkpoint
 
 from topoprior.coverings import Covering, FlatManifold
+from topoprior.lattice import log_lattice_normal_of_sum
 from topoprior.quadrature import wrapped_normal_nodes
-from topoprior.theta import log_lattice_normal, log_wrapped_normal
+from topoprior.theta import log_wrapped_normal
 
 _LOG_2PI = math.log(2 * math.pi)
-# Nodes evaluated at a time in a quadrature, to bound memory: a lattice off the axes sums 9^n terms a node.
-_CHUNK, _GENERAL_CHUNK = 1 << 20, 1 << 13
+_TERMS = 1 << 20  # evaluated at a time in a quadrature, to bound memory
 
 
 class WrappedNormal(Distribution):
@@ -130,27 +131,38 @@ class WrappedNormal(Distribution):
             for other in sheets[1:]:
                 total = torch.logaddexp(total, other)
             return total
-        # Wrapped before it is whitened: a far lift would lose digits.
-        delta = self.covering.wrap(self.covering.sheets(value) - self.loc.unsqueeze(-2))
-        lattice = self.covering.lattice.to(delta)
-        return log_lattice_normal(delta, self.scale_tril.unsqueeze(-3), lattice).logsumexp(-1)
+        space = self.covering
+        turned = torch.einsum("jab,...b->...ja", space.linear.to(value.device), value.double())
+        centre = self.loc.double().unsqueeze(-2)
+        terms = torch.broadcast_tensors(turned, space.shift.to(value.device), -centre)
+        sheets = log_lattice_normal_of_sum(
+            torch.stack(terms, -1), self.scale_tril.unsqueeze(-3), space.lattice.to(value.device)
+        )
+        return sheets.logsumexp(-1).to(torch.promote_types(value.dtype, self.loc.dtype))
 
     def _axis_sheets(self, value: Tensor) -> list[Tensor]:
-        """Sheet by sheet, the log density on the torus: a sum of one-dimensional ones."""
+        """Sheet by sheet, the log density on the torus: a sum of one-dimensional ones.
+
+        Differences are taken in float64, and only then rounded: beside a std of 1e-3 a lift known to
+        1e-7 would cost the density four digits.
+        """
         periods = self.covering._periods
         assert periods is not None
-        coordinates, centers = value.unbind(-1), self.loc.unbind(-1)
+        dtype = torch.promote_types(value.dtype, self.loc.dtype)
+        coordinates, centers = value.double().unbind(-1), self.loc.double().unbind(-1)
         scales = self.scale.unbind(-1)
         sheets = []
         for a, t in self.covering._cosets:
             total: Tensor | None = None
             for i, period in enumerate(periods):
-                moved = sum(w * coordinates[k] for k, w in enumerate(a[i]) if w) + t[i] - centers[i]
+                moved = sum(w * coordinates[k] for k, w in enumerate(a[i]) if w) + (t[i] - centers[i])
                 if period == math.inf:
-                    z = moved / scales[i]
+                    z = moved.to(dtype) / scales[i]
                     term = -0.5 * z.square() - scales[i].log() - 0.5 * _LOG_2PI
                 else:
-                    term = log_wrapped_normal(moved / period, scales[i] / period) - math.log(period)
+                    turns = moved / period
+                    turns = (turns - turns.round()).to(dtype)
+                    term = log_wrapped_normal(turns, scales[i] / period) - math.log(period)
                 total = term if total is None else total + term
             assert total is not None
             sheets.append(total)
@@ -158,24 +170,31 @@ class WrappedNormal(Distribution):
 
     def entropy(self) -> Tensor:
         """Entropy on the base in nats, by quadrature (n <= 3); smaller than that of the normal upstairs."""
-        scale_tril = self.scale_tril.reshape(-1, *self.event_shape * 2)
-        loc = self.loc.reshape(-1, *self.event_shape)
-        parts = []
-        on_axes = self.is_diagonal and self.covering.periods is not None
-        size = _CHUNK if on_axes or self.covering.rank < 3 else _GENERAL_CHUNK
-        for i in range(len(loc)):
-            nodes, weights = wrapped_normal_nodes(scale_tril[i], self.covering.lattice.to(loc))
-            if self.is_diagonal:
-                here = WrappedNormal(self.covering, loc[i], scale_tril[i].diagonal(), validate_args=False)
-            else:
-                here = WrappedNormal(self.covering, loc[i], None, scale_tril[i], validate_args=False)
-            chunks = zip(nodes.split(size), weights.split(size), strict=True)
-            parts.append(
-                -sum(((w * here.log_prob(here.loc + x)).sum() for x, w in chunks), loc.new_zeros(()))
-            )
+        scale_tril = self.scale_tril.double().reshape(-1, *self.event_shape * 2)
+        loc = self.loc.double().reshape(-1, *self.event_shape)
+        parts = [self._entropy_of_one(*pair) for pair in zip(loc, scale_tril, strict=True)]
         if not parts:
-            return loc.new_zeros(self.batch_shape)
-        return torch.stack(parts).reshape(self.batch_shape)
+            return self.loc.new_zeros(self.batch_shape)
+        return torch.stack(parts).reshape(self.batch_shape).to(self.loc.dtype)
+
+    def _entropy_of_one(self, loc: Tensor, scale_tril: Tensor) -> Tensor:
+        on_axes = self.is_diagonal and self.covering.periods is not None
+        if on_axes:
+            here = WrappedNormal(self.covering, loc, scale_tril.diagonal(), validate_args=False)
+        else:
+            here = WrappedNormal(self.covering, loc, None, scale_tril, validate_args=False)
+
+        def share(x: Tensor, weight: Tensor) -> Tensor:
+            return (weight * here.log_prob(loc + x)).sum()
+
+        nodes, weights = wrapped_normal_nodes(scale_tril, self.covering.lattice.to(loc))
+        terms = 1 if on_axes else self.covering.num_sheets * 9**self.covering.rank
+        size = max(1, _TERMS // terms)
+        chunks = list(zip(nodes.split(size), weights.split(size), strict=True))
+        if len(chunks) == 1:
+            return -share(nodes, weights)
+        # A chunk's intermediate values are computed again when it is differentiated, not kept.
+        return -torch.stack([checkpoint(share, x, w, use_reentrant=False) for x, w in chunks]).sum()
 
 
 class UniformOn(Distribution):

@@ -56,6 +56,12 @@ def kappa(scale: Tensor) -> Tensor:
     return value.to(scale.dtype)
 
 
+def kappa_and_slope(scale: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`kappa` and its derivative, for code that differentiates by hand; float32 or float64."""
+    value, slope = _kappa_and_slope(scale, (0, 1))
+    return value, slope
+
+
 def kappa_series(scale: Tensor, terms: int = 40) -> Tensor:
     """The series of :func:`kappa` summed as it stands, for s above about 0.05 in float64."""
     r = (-(2 * math.pi * scale).square()).exp()
@@ -120,7 +126,7 @@ def _kappa_and_slope(scale: Tensor, orders: tuple[int, ...]) -> list[Tensor]:
     r = half.exp()
     r = _then(r, "mul", r)
     w = _then(r * (2 / r_max), "sub", 1)
-    found = []
+    found: list[Tensor] = []
     for order in orders:
         value = _then(_horner(w, polynomials[order]), "mul", r)
         if order == 0:
@@ -219,28 +225,32 @@ def _torus_kl(q: WrappedNormal) -> Tensor:
     periods = q.covering.periods
     if q.is_diagonal and periods is not None:
         return kappa(q.scale / periods.to(q.scale)).sum(-1)
-    lattice = q.covering.lattice.to(q.loc)
+    # In float64: in float32 a covariance with stds 1e-3 and 1e3 has no digits left here.
+    lattice = q.covering.lattice.to(q.loc.device)
     whitened = torch.linalg.solve_triangular(
-        q.scale_tril, lattice.expand(*q.batch_shape, *lattice.shape), upper=False
+        q.scale_tril.double(), lattice.expand(*q.batch_shape, *lattice.shape), upper=False
     )
     lengths = torch.linalg.qr(whitened).R.diagonal(dim1=-2, dim2=-1).abs()
-    return kappa(1 / lengths).sum(-1)
+    return kappa(1 / lengths).sum(-1).to(q.loc.dtype)
 
 
 @register_cover_kl(WrappedNormal, WrappedNormal)
 def _normal_kl(q: WrappedNormal, p: WrappedNormal) -> Tensor:
     space = q.covering
     # The images of N(loc, L L^T) are N(A_j loc + t_j, A_j L L^T A_j^T); take the nearest of each sheet.
-    # Triangular factor of A_j L: the R of a QR decomposition of (A_j L)^T, transposed.
-    centers = space.wrap(space.sheets(p.loc) - q.loc.unsqueeze(-2))
-    moved = space.linear.to(p.loc) @ p.scale_tril.unsqueeze(-3)
+    # Triangular factor of A_j L: the R of a QR decomposition of (A_j L)^T, transposed. In float64.
+    loc, scale_tril = p.loc.double(), p.scale_tril.double()
+    centers = space.wrap(space.sheets(loc) - q.loc.double().unsqueeze(-2))
+    moved = space.linear.to(loc) @ scale_tril.unsqueeze(-3)
     factor = torch.linalg.qr(moved.transpose(-1, -2)).R.transpose(-1, -2)
     factor = factor * factor.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
-    image = MultivariateNormal(centers, scale_tril=factor)
+    image = MultivariateNormal(centers, scale_tril=factor, validate_args=False)
     upstairs = MultivariateNormal(
-        torch.zeros_like(q.loc).unsqueeze(-2), scale_tril=q.scale_tril.unsqueeze(-3)
+        torch.zeros_like(q.loc, dtype=loc.dtype).unsqueeze(-2),
+        scale_tril=q.scale_tril.double().unsqueeze(-3),
+        validate_args=False,
     )
-    return kl_divergence(upstairs, image).amin(-1)
+    return kl_divergence(upstairs, image).amin(-1).to(torch.promote_types(q.loc.dtype, p.loc.dtype))
 
 
 def _check_same_space(q: Distribution, p: Distribution) -> None:

@@ -9,6 +9,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from topoprior.lattice import reduce_basis
+
 _TOL = 1e-6
 
 
@@ -193,8 +195,6 @@ def lattice_basis(vectors: list[Tensor], most: int = 100) -> Tensor:
         ValueError: they span no lattice: some coordinate in terms of independent ones among them is
             no fraction with a denominator up to ``most``.
     """
-    from topoprior.theta import reduce_basis
-
     n = len(vectors[0])
     frame = torch.zeros(n, 0, dtype=torch.float64)
     rest = sorted((v for v in vectors if v.norm() > _TOL), key=lambda v: v.norm().item())

@@ -7,12 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from topoprior.theta import CROSSOVER, log_dual_sum, whitened_basis
+from topoprior.lattice import count_wide, log_dual_sum, whitened_basis
+from topoprior.theta import is_known_false
 
 _REACH = 8.0  # the Gauss tail beyond 8 std holds 1e-15
 # Nodes a dimension. The integrands are smooth on the scale of the std: the trapezoid rule converges
 # exponentially, and these counts leave about 1e-11 in one and two dimensions, 1e-7 in three.
 _NODES = {1: 512, 2: 192, 3: 56}
+_TERMS = 1 << 21  # of dual sums at a time, to bound memory
 
 
 def wrapped_normal_nodes(scale_tril: Tensor, lattice: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,8 +28,12 @@ def wrapped_normal_nodes(scale_tril: Tensor, lattice: Tensor) -> tuple[Tensor, T
         lattice: (n, r).
 
     Returns:
-        nodes (..., N, n) and weights (..., N).
+        nodes (..., N, n) and weights (..., N), in float64.
+
+    Raises:
+        NotImplementedError: n > 3.
     """
+    scale_tril, lattice = scale_tril.double(), lattice.double()
     dim, rank = lattice.shape
     if dim not in _NODES:
         raise NotImplementedError(f"quadrature: at most {max(_NODES)} dimensions, found {dim}")
@@ -40,20 +46,25 @@ def wrapped_normal_nodes(scale_tril: Tensor, lattice: Tensor) -> tuple[Tensor, T
     if rank == 0:
         return gauss @ scale_tril.transpose(-1, -2), log_weight.sum(-1).exp()
 
-    q, r = whitened_basis(scale_tril, lattice)
+    q, r, _ = whitened_basis(scale_tril, lattice)
     order = torch.arange(1, rank + 1, device=r.device)
-    num_wide = ((r.diagonal(dim1=-2, dim2=-1) < 1 / CROSSOVER) * order).amax(-1)
+    num_wide = count_wide(r)
     is_wide = (order <= num_wide.unsqueeze(-1)).unsqueeze(-2)  # (..., 1, r)
     cell = torch.where(is_wide, unit[:, :rank], 0.0)
     along = cell @ r.transpose(-1, -2) + torch.where(is_wide, 0.0, gauss[:, :rank])
     total = torch.where(is_wide, 0.0, log_weight[:, :rank]).sum(-1) + log_weight[:, rank:].sum(-1)
     for wide in range(1, rank + 1):
-        chosen = (num_wide == wide)[..., None]
-        safe = torch.where(chosen[..., None], r, torch.eye(rank, dtype=r.dtype, device=r.device))
+        chosen = num_wide == wide
+        if is_known_false(chosen):
+            continue
+        safe = torch.where(chosen[..., None, None], r, torch.eye(rank, dtype=r.dtype, device=r.device))
         block = safe[..., :wide, :wide].unsqueeze(-3)
-        density = log_dual_sum(along[..., :wide], block) - 0.5 * wide * math.log(2 * math.pi)
+        pieces = along[..., :wide].split(max(1, _TERMS // 9**wide), -2)
+        density = torch.cat([log_dual_sum(p, block) for p in pieces], -1) - 0.5 * wide * math.log(
+            2 * math.pi
+        )
         cell_volume = block.diagonal(dim1=-2, dim2=-1).log().sum(-1) - wide * math.log(count)
-        total = total + torch.where(chosen, density + cell_volume, 0.0)
+        total = total + torch.where(chosen[..., None], density + cell_volume, 0.0)
     # Directions across the lattice complete Q to an orthonormal frame.
     y = along @ q.transpose(-1, -2)
     if rank < dim:
