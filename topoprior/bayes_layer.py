@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from topoprior.mean_field import Gaussian
-from topoprior.priors import WeightPrior, get_prior
+from topoprior.priors import WeightPosterior, WeightPrior, get_prior
 
 PriorLike: TypeAlias = str | Path | WeightPrior
 
@@ -54,6 +54,10 @@ class BayesLayer(nn.Module):
         if self.bias_posterior is not None:
             self.bias_posterior.reset_parameters()
             nn.init.zeros_(self.bias_posterior.loc)
+
+    def posteriors(self) -> list[WeightPosterior]:
+        """Of the weight, and of the bias where there is one."""
+        return [p for p in (self.weight_posterior, self.bias_posterior) if p is not None]
 
     def kl(self) -> Tensor:
         """KL(posterior || prior) of weight and bias in nats: a scalar, without sampling."""

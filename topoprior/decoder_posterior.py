@@ -8,14 +8,15 @@ noise instead of keeping them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from topoprior.divergences import kappa
+from topoprior.latent_kl import latent_kl
 from topoprior.mean_field import Gaussian, MeanFieldPosterior
-from topoprior.priors import BoundedScale, Shape, WeightPosterior, draw_noise, normal_kl
+from topoprior.priors import BoundedScale, Shape, WeightPosterior, draw_noise
 from topoprior.projection import nearest_kernels
 from topoprior.trigonometric import ProductWaves
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from topoprior.decoder_prior import DecoderPrior
 
 # Kernels in one block of work: its rows stay in the processor's cache, and its temporaries small.
-_BLOCK = 32768
+_BLOCK = 16384
 
 
 class DecoderPosterior(WeightPosterior):
@@ -116,15 +117,21 @@ class DecoderPosterior(WeightPosterior):
 
     def kl(self) -> Tensor:
         """Cover bound for z plus the normal KL of the amplitudes (whose units are the prior's)."""
-        loc, log_scale = self.loc, self.log_scale
-        if loc.dtype in (torch.float16, torch.bfloat16):  # too few digits for sums of squares
-            loc, log_scale = loc.float(), log_scale.float()
-        latent = sum(
-            kappa((row - math.log(period)).exp()).sum()
-            for row, period in zip(log_scale[: self.dim].unbind(), self.waves.periods, strict=True)
-        )
-        kl = latent + normal_kl(loc[self.dim :], log_scale[self.dim :], 1.0)
-        return kl if self.residual is None else kl + self.residual.kl()
+        return self.sum_kl([self])
+
+    @classmethod
+    def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
+        """All at once: for small layers the number of operations costs more than their size."""
+        parts, rest = [], []
+        for p in posteriors:
+            assert isinstance(p, DecoderPosterior)
+            loc, log_scale = p.loc, p.log_scale
+            if loc.dtype in (torch.float16, torch.bfloat16):  # too few digits for sums of squares
+                loc, log_scale = loc.float(), log_scale.float()
+            parts.append((loc, log_scale, p.waves.periods))
+            if p.residual is not None:
+                rest.append(p.residual.kl())
+        return sum(rest, latent_kl(parts))
 
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:
@@ -155,23 +162,41 @@ class DecoderPosterior(WeightPosterior):
 class _Decode(torch.autograd.Function):
     """weights (..., out, in, k) = [alpha products(z), beta] @ matrix at (z, alpha, beta) = loc + e^log_scale noise.
 
-    Keeps the noise alone for the backward pass. Works in blocks of output channels.
+    Keeps the noise alone for the backward pass. Works in blocks of output channels, into memory that is
+    allocated once: fresh pages cost more than the arithmetic.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(
         loc: Tensor, log_scale: Tensor, noise: Tensor, matrix: Tensor, waves: ProductWaves
     ) -> Tensor:
-        parts = []
-        for block in _blocks(noise):
-            *z, alpha, beta = _sample(loc, log_scale, noise, block)
-            rows = [row * alpha for row in waves.rows(z)]
-            features = torch.stack([*rows, beta]).flatten(1)
-            # Pixels first, then transposed: faster than the product of the transposed features.
-            parts.append((matrix.T @ features).T.unflatten(0, beta.shape))
-        return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, -3)
+        samples = noise.flatten(0, -4) if noise.dim() > 3 else noise[None]
+        out, inputs = loc.shape[1:]
+        weights = matrix.new_empty(len(samples), out, inputs, matrix.shape[1])
+        blocks = _blocks(out, inputs)
+        room = matrix.new_empty(matrix.shape[0] * blocks[0].stop * inputs)
+        for block in blocks:
+            center, scale = loc[:, block], log_scale[:, block].exp()
+            features = room[: matrix.shape[0] * center[0].numel()].view(-1, *center[0].shape)
+            for sample, weight in zip(samples, weights, strict=True):
+                *z, alpha, beta = torch.addcmul(center, scale, sample[:, block]).unbind()
+                for feature, row in zip(features, waves.rows(z), strict=False):
+                    torch.mul(row, alpha, out=feature)
+                features[-1] = beta
+                torch.mm(features.flatten(1).T, matrix, out=weight[block].view(-1, matrix.shape[1]))
+        return weights.view(*noise.shape[:-3], out, inputs, -1)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        *tensors, waves = args
+        if in_dims[:4] == (None, None, in_dims[2], None):  # many draws from one posterior: as it stands
+            loc, log_scale, noise, matrix = tensors
+            return _Decode.apply(loc, log_scale, noise.movedim(in_dims[2], 0), matrix, waves), 0
+        rows = [
+            [t if d is None else t.select(d, i) for t, d in zip(tensors, in_dims, strict=False)]
+            for i in range(info.batch_size)
+        ]
+        return torch.stack([_Decode.apply(*row, waves) for row in rows]), 0
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -183,33 +208,31 @@ class _Decode(torch.autograd.Function):
         loc, log_scale, noise, matrix = ctx.saved_tensors
         waves: ProductWaves = ctx.waves
         grad = grad.to(matrix.dtype)
-        parts, of_matrix = [], None
-        for block in _blocks(noise):
-            *z, alpha, beta = _sample(loc, log_scale, noise, block)
-            part = grad[..., block, :, :]
-            *of_rows, of_beta = (matrix @ part.reshape(-1, part.shape[-1]).T).view(-1, *beta.shape).unbind()
+        of_loc, of_scale, of_matrix = [], [], None
+        for block in _blocks(*loc.shape[1:], samples=noise.numel() // loc.numel()):
+            scale, step = log_scale[:, block].exp(), noise[..., block, :]
+            *z, alpha, beta = torch.addcmul(loc[:, block], scale, step).unbind(-3)
+            part = grad[..., block, :, :].reshape(-1, grad.shape[-1])
+            *of_rows, of_beta = (matrix @ part.T).view(-1, *beta.shape).unbind()
             of_alpha, slopes = waves.gradient(z, of_rows)
-            parts.append(torch.stack([*(slope * alpha for slope in slopes), of_alpha, of_beta], -3))
+            of_sample = torch.stack([*(slope * alpha for slope in slopes), of_alpha, of_beta], -3)
+            of_loc.append(_to_shape(of_sample, loc))
+            of_scale.append(_to_shape(of_sample * step, loc) * scale)
             if ctx.needs_input_grad[3]:
                 rows = torch.stack([*(row * alpha for row in waves.rows(z)), beta])
-                product = rows.flatten(1) @ part.reshape(-1, part.shape[-1])
+                product = rows.flatten(1) @ part
                 of_matrix = product if of_matrix is None else of_matrix + product
-        of_loc = parts[0] if len(parts) == 1 else torch.cat(parts, -2)
-        of_scale = of_loc * noise * log_scale.exp()
-        return _to_shape(of_loc, loc), _to_shape(of_scale, log_scale), None, of_matrix, None
+        return _joined(of_loc), _joined(of_scale), None, of_matrix, None
 
 
-def _blocks(noise: Tensor) -> list[slice]:
-    """Slices of the output channels, (..., rows, out, in)."""
-    out = noise.shape[-2]
-    step = max(1, _BLOCK * out * noise.shape[-3] // max(1, noise.numel()))
-    return [slice(i, i + step) for i in range(0, out, step)]
+def _joined(blocks: list[Tensor]) -> Tensor:
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, -2)
 
 
-def _sample(loc: Tensor, log_scale: Tensor, noise: Tensor, block: slice) -> tuple[Tensor, ...]:
-    """Rows (z, alpha, beta) of the block, each (..., out, in)."""
-    scale = log_scale[:, block].exp()
-    return torch.addcmul(loc[:, block], scale, noise[..., block, :]).unbind(-3)
+def _blocks(out: int, inputs: int, samples: int = 1) -> list[slice]:
+    """Slices of the output channels, with about ``_BLOCK`` kernels in each."""
+    step = min(out, max(1, _BLOCK // (inputs * max(1, samples))))
+    return [slice(i, min(i + step, out)) for i in range(0, out, step)]
 
 
 def _to_shape(grad: Tensor, like: Tensor) -> Tensor:

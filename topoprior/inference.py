@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from topoprior.bayes_layer import BayesLayer
+from topoprior.priors import WeightPosterior
 
 # Draws x inputs in one pass when nothing is asked for: on a CPU, wider passes gain nothing.
 _DEFAULT_ROWS = 64
@@ -36,10 +37,16 @@ def kl_divergence(model: nn.Module) -> Tensor:
         >>> bool(kl_divergence(net) > 0)
         True
     """
-    kls = [layer.kl() for layer in bayes_layers(model)]
+    # Posteriors of one kind together: in small networks the number of operations is what costs.
+    groups: dict[tuple, list[WeightPosterior]] = {}
+    for layer in bayes_layers(model):
+        for posterior in layer.posteriors():
+            key = (type(posterior), next(posterior.parameters()).device)
+            groups.setdefault(key, []).append(posterior)
+    kls = [kind.sum_kl(group) for (kind, _), group in groups.items()]
     if not kls:
         return torch.zeros(())
-    return torch.stack([kl.to(kls[0]) for kl in kls]).sum()
+    return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
 
 
 def kl_per_layer(model: nn.Module) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -144,6 +145,10 @@ class MeanFieldPrior(WeightPrior):
         return ""
 
 
+# Posteriors below this number of weights are worth joining.
+_SMALL = 4096
+
+
 class MeanFieldPosterior(WeightPosterior):
     """Mean-field normal with parameters ``loc`` and ``log_scale``, two numbers a weight.
 
@@ -190,6 +195,25 @@ class MeanFieldPosterior(WeightPosterior):
 
     def kl(self) -> Tensor:
         return self.prior.kl(_at_least_float32(self.loc), _at_least_float32(self.log_scale), self.scale())
+
+    @classmethod
+    def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
+        """Small Gaussian ones, such as biases, as one tensor: KL(N(m, s^2) || N(0, p^2)) depends on m / p
+        and s / p alone."""
+        small, kls = [], []
+        for q in posteriors:
+            assert isinstance(q, MeanFieldPosterior)
+            if isinstance(q.prior, Gaussian) and q.scale_factors.rho is None and q.loc.numel() < _SMALL:
+                small.append(q)
+            else:
+                kls.append(q.kl())
+        if small:
+            loc = torch.cat([(_at_least_float32(q.loc) / q.prior_scale).flatten() for q in small])
+            log_scale = torch.cat(
+                [(_at_least_float32(q.log_scale) - math.log(q.prior_scale)).flatten() for q in small]
+            )
+            kls.append(normal_kl(loc, log_scale, 1.0))
+        return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
 
     def project_(self, weight: Tensor) -> Tensor:
         if weight.shape != self.shape:

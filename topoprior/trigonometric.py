@@ -54,32 +54,46 @@ class ProductWaves:
         self.products = sorted(kept)
         self.matrix = torch.stack([kept[waves] for waves in self.products])  # (P, k), float64
         self.orders = [max(waves[d][0] for waves in self.products) for d in range(len(self.periods))]
+        # Every product as places in the table of waves, and the same of its derivative along every axis.
+        starts = [2 * sum(self.orders[:d]) for d in range(len(self.periods))]
+
+        def places(waves: tuple[_Wave, ...]) -> tuple[int, ...]:
+            return tuple(
+                start + 2 * (k - 1) + sine for start, (k, sine) in zip(starts, waves, strict=True) if k
+            )
+
+        self._values = [(p, 1.0, places(waves)) for p, waves in enumerate(self.products)]
+        self._slopes = []
+        for d, period in enumerate(self.periods):
+            terms = []
+            for p, waves in enumerate(self.products):
+                k, sine = waves[d]
+                if k:  # cos' = -k sin, sin' = k cos
+                    factor = k * 2 * math.pi / period * (1 if sine else -1)
+                    terms.append((p, factor, places((*waves[:d], (k, not sine), *waves[d + 1 :]))))
+            self._slopes.append(terms)
 
     def rows(self, x: Sequence[Tensor]) -> list[Tensor]:
         """The products at coordinates ``x``, one tensor an axis: P tensors of the same shape."""
-        tables = self._tables(x)
-        return [self._product(tables, waves, x[0]) for waves in self.products]
+        table = self._table(x)
+        return [_product(table, places, x[0]) for _, _, places in self._values]
 
     def gradient(self, x: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """sum_p w_p product_p, and its derivatives in every coordinate, for ``weights`` (P rows)."""
-        tables = self._tables(x)
-        value, slopes = torch.zeros_like(x[0]), [torch.zeros_like(x[0]) for _ in x]
-        for waves, weight in zip(self.products, weights, strict=True):
-            value = torch.addcmul(value, self._product(tables, waves, x[0]), weight)
-            for d, (order, _) in enumerate(waves):
-                if order:
-                    slopes[d] = torch.addcmul(slopes[d], self._slope(tables, waves, d, x[0]), weight)
+        table = self._table(x)
+        value, *slopes = (_weighted(table, terms, weights, x[0]) for terms in (self._values, *self._slopes))
         return value, slopes
 
     def values_and_slopes(self, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The products (..., P), and their derivatives in every coordinate, (..., P) each."""
-        tables = self._tables(x)
-        value = torch.stack([self._product(tables, waves, x[0]) for waves in self.products], -1)
-        slopes = [
-            torch.stack([self._slope(tables, waves, d, x[0]) for waves in self.products], -1)
-            for d in range(len(self.periods))
-        ]
-        return value, slopes
+        table = self._table(x)
+        slopes = []
+        for terms in self._slopes:
+            rows = [torch.zeros_like(x[0])] * len(self.products)
+            for p, factor, places in terms:
+                rows[p] = factor * _product(table, places, x[0])
+            slopes.append(torch.stack(rows, -1))
+        return torch.stack([_product(table, places, x[0]) for *_, places in self._values], -1), slopes
 
     def decay(self, scale: Sequence[Tensor]) -> list[Tensor]:
         """E[product(x + s eps)] / product(x) for normal eps: exp(-(2 pi k s / P)^2 / 2) over the axes."""
@@ -89,38 +103,44 @@ class ProductWaves:
             for w in self.products
         ]
 
-    def _tables(self, x: Sequence[Tensor]) -> list[list[tuple[Tensor, Tensor]]]:
-        """cos(k t) and sin(k t) for k = 1 ... order, an axis: one pair of calls, then double angles."""
-        tables = []
+    def _table(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """cos(k t) and sin(k t) for k = 1 ... order, axis by axis: one pair of calls, then sums of angles."""
+        table: list[Tensor] = []
         for row, period, order in zip(x, self.periods, self.orders, strict=True):
-            table = []
+            first = len(table)
             if order:
                 angle = row * (2 * math.pi / period)
-                table.append((angle.cos(), angle.sin()))
+                table += [angle.cos(), angle.sin()]
             for k in range(2, order + 1):
-                (c1, s1), (c2, s2) = table[k // 2 - 1], table[k - k // 2 - 1]
-                table.append((c1 * c2 - s1 * s2, s1 * c2 + c1 * s2))
-            tables.append(table)
-        return tables
+                half, rest = first + 2 * (k // 2 - 1), first + 2 * (k - k // 2 - 1)
+                (c1, s1), (c2, s2) = table[half : half + 2], table[rest : rest + 2]
+                table.append(torch.addcmul(c1 * c2, s1, s2, value=-1))
+                table.append(torch.addcmul(s1 * c2, c1, s2))
+        return table
 
-    def _slope(
-        self, tables: list[list[tuple[Tensor, Tensor]]], waves: tuple[_Wave, ...], axis: int, like: Tensor
-    ) -> Tensor:
-        """The product differentiated along an axis: cos' = -k sin, sin' = k cos."""
-        order, is_sine = waves[axis]
-        if order == 0:
-            return torch.zeros_like(like)
-        turned = (*waves[:axis], (order, not is_sine), *waves[axis + 1 :])
-        factor = order * 2 * math.pi / self.periods[axis] * (1 if is_sine else -1)
-        return self._product(tables, turned, like) * factor
 
-    @staticmethod
-    def _product(
-        tables: list[list[tuple[Tensor, Tensor]]], waves: tuple[_Wave, ...], like: Tensor
-    ) -> Tensor:
-        result = None
-        for table, (order, is_sine) in zip(tables, waves, strict=True):
-            if order:
-                wave = table[order - 1][is_sine]
-                result = wave if result is None else result * wave
-        return torch.ones_like(like) if result is None else result
+def _product(table: list[Tensor], places: tuple[int, ...], like: Tensor) -> Tensor:
+    if not places:
+        return torch.ones_like(like)
+    result = table[places[0]]
+    for place in places[1:]:
+        result = result * table[place]
+    return result
+
+
+def _weighted(
+    table: list[Tensor],
+    terms: Sequence[tuple[int, float, tuple[int, ...]]],
+    weights: Sequence[Tensor],
+    like: Tensor,
+) -> Tensor:
+    """sum over terms (p, f, places) of f w_p times the product."""
+    total = None
+    for p, factor, places in terms:
+        row = _product(table, places, like)
+        if total is None:
+            total = row * weights[p]
+            total = total if factor == 1 else total.mul_(factor)
+        else:
+            total = total.addcmul_(row, weights[p], value=factor)
+    return torch.zeros_like(like) if total is None else total

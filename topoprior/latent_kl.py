@@ -1,0 +1,78 @@
+"""KL of the latents and amplitudes of decoded kernels, for all layers of a network in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from topoprior.divergences import kappa_and_slope
+
+_Periods = tuple[tuple[float, ...], ...]
+
+
+def latent_kl(posteriors: Sequence[tuple[Tensor, Tensor, Sequence[float]]]) -> Tensor:
+    r"""Sum over (loc, log_scale, periods) of
+
+    .. math:: \sum_d \kappa(\sigma_d / P_d) + \sum_a \big( (\sigma_a^2 + \mu_a^2 - 1) / 2 - \log \sigma_a \big)
+
+    with one row a coordinate: the first ``len(periods)`` rows are latents, the others amplitudes in units
+    of their prior's std. A scalar, in nats: the cover bound of the latents and the normal KL.
+    """
+    tensors = [t for loc, log_scale, _ in posteriors for t in (loc, log_scale)]
+    return _LatentKL.apply(tuple(tuple(p) for *_, p in posteriors), *tensors)[0]
+
+
+def _value_and_gradients(periods: _Periods, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The KL, and its gradient in every log scale."""
+    scales, latents, amplitudes = [], [], []
+    for loc, log_scale, period in zip(tensors[::2], tensors[1::2], periods, strict=True):
+        d = len(period)
+        scale = log_scale.exp()
+        scales.append(scale)
+        latents += [(row * (1 / p)).flatten() for row, p in zip(scale[:d], period, strict=True)]
+        for x in (scale[d:].flatten(), loc[d:].flatten()):
+            amplitudes.append(0.5 * x.dot(x))
+        amplitudes.append(-log_scale[d:].sum() - 0.5 * loc[d:].numel())
+    scale_in_periods = torch.cat(latents)
+    value, slope = kappa_and_slope(scale_in_periods)
+    # d/d log s of kappa(s / P) is kappa'(s / P) s / P; of the amplitudes' part it is s^2 - 1.
+    of_latents = (slope * scale_in_periods).split(
+        [scale[: len(p)].numel() for scale, p in zip(scales, periods, strict=True)]
+    )
+    gradients = [
+        torch.cat([part.view(len(period), *scale.shape[1:]), scale[len(period) :].square() - 1])
+        for part, scale, period in zip(of_latents, scales, periods, strict=True)
+    ]
+    return value.sum() + torch.stack(amplitudes).sum(), gradients
+
+
+class _LatentKL(torch.autograd.Function):
+    """The KL, and with it at once its gradient in every log scale; the one in loc is loc itself."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(periods: _Periods, *tensors: Tensor) -> tuple[Tensor, ...]:
+        kl, gradients = _value_and_gradients(periods, tensors)
+        return kl, *gradients
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.periods, *tensors = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*tensors, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        count = 2 * len(ctx.periods)
+        tensors, gradients = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        if torch.is_grad_enabled():  # to be differentiated again: as functions of the parameters
+            gradients = _value_and_gradients(ctx.periods, tensors)[1]
+        found: list[Tensor | None] = [None]
+        for loc, gradient, period in zip(tensors[::2], gradients, ctx.periods, strict=True):
+            d = len(period)
+            found += [torch.cat([torch.zeros_like(loc[:d]), loc[d:] * grad]), gradient * grad]
+        return tuple(found)
