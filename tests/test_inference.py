@@ -1,6 +1,8 @@
 """Functions of whole models. Oracles: passes one draw at a time, closed forms, torch.distributions."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -334,3 +336,12 @@ X, Y = torch.zeros(2, 4), torch.zeros(2, dtype=torch.long)
 def test_bad_arguments_are_named(error, message, call):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_page_on_inference_runs():
+    """Every code block of docs/inference.md, in order; it uses BLiTZ at its end."""
+    pytest.importorskip("blitz")
+    page = (Path(__file__).parents[1] / "docs" / "inference.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) > 5
+    exec("\n".join(blocks), {"__name__": "page"})
