@@ -197,6 +197,7 @@ def test_default_dtype_float64(prior):
 
 @pytest.mark.slow
 def test_compile_fullgraph(prior):
+    torch._dynamo.reset()  # the cases share one line of code, and its limit of compilations
     posterior = disturb(one_posterior(prior))
     step = torch.compile(
         lambda: (posterior.rsample().sum(), posterior.mean(), posterior.kl()), fullgraph=True
@@ -325,7 +326,7 @@ def test_circle_decodes_straight_edges():
 
 
 def test_what_each_decoder_leaves_out_of_the_klein_kernels():
-    """The topology tells: circle > plane > torus > Klein bottle. The figures are in docs/priors.md."""
+    """Circle > plane > torus > Klein bottle: the figures of docs/priors.md."""
     from topoprior.kernels import sample_klein_kernels
 
     kernels = sample_klein_kernels(1000)[0].unsqueeze(1)
@@ -334,7 +335,7 @@ def test_what_each_decoder_leaves_out_of_the_klein_kernels():
         for name in ("klein-3x3", "torus-3x3", "euclidean-3x3", "circle-3x3")
     }
     assert left["klein-3x3"] < 0.005
-    assert 0.03 < left["torus-3x3"] < 0.1
+    assert 0.02 < left["torus-3x3"] < 0.06
     assert 0.1 < left["euclidean-3x3"] < 0.25
     assert 0.75 < left["circle-3x3"] < 0.85
 

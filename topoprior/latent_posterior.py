@@ -52,6 +52,8 @@ class EuclideanDecoderPosterior(WeightPosterior):
     """
 
     amplitude_scales: Tensor
+    nodes: Tensor
+    node_weights: Tensor
     kl_kind = "bound"
 
     def __init__(
@@ -70,6 +72,10 @@ class EuclideanDecoderPosterior(WeightPosterior):
         self.loc = nn.Parameter(torch.empty(*self.shape[:2], prior.dim + 2, **options))
         self.log_scale = nn.Parameter(torch.empty_like(self.loc))
         self.register_buffer("amplitude_scales", scales.to(self.loc), persistent=False)
+        for name, numbers in zip(
+            ("nodes", "node_weights"), hermite_grid(prior.dim, _MEAN_NODES), strict=True
+        ):
+            self.register_buffer(name, numbers.to(self.loc), persistent=False)
         # In the state_dict: the weights that it stands for must not depend on which decoder is installed.
         self.decoder = copy.deepcopy(prior.decoder).to(self.loc)
         self.factors = BoundedScale(2, prior.empirical_bayes, **options)
@@ -99,9 +105,11 @@ class EuclideanDecoderPosterior(WeightPosterior):
         """
         z_loc, amplitudes = self.loc.split([self.prior.dim, 2], -1)
         z_scale = self.log_scale[..., : self.prior.dim].exp()
-        nodes, weights = (x.to(self.loc) for x in hermite_grid(self.prior.dim, _MEAN_NODES))
         # One node at a time: all of them at once would not fit in memory.
-        kernels = sum(w * self.decoder(z_loc + z_scale * x) for x, w in zip(nodes, weights, strict=True))
+        kernels = sum(
+            w * self.decoder(z_loc + z_scale * x)
+            for x, w in zip(self.nodes, self.node_weights, strict=True)
+        )
         assert isinstance(kernels, Tensor)
         return self._weights(kernels, amplitudes)
 

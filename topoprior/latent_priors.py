@@ -34,9 +34,9 @@ class EuclideanDecoderPrior(WeightPrior):
     .. math:: w_{oi} = \alpha_{oi}\, g(z_{oi}) + \beta_{oi}\, 1 / \sqrt{k}, \quad
               z \sim N(0, I),\ \alpha \sim N(0, s_a^2),\ \beta \sim N(0, s_b^2)
 
-    as in :class:`~topoprior.DecoderPrior`, but with the plane in place of a closed space. A continuous g
-    on the plane cannot be a homeomorphism onto the Klein bottle, so "euclidean-3x3" leaves more of the
-    analytic kernels out than "klein-3x3" (docs/priors.md has the figures): it is there to compare with.
+    as in :class:`~topoprior.DecoderPrior`, but with the plane in place of a closed space. No continuous g on
+    the plane is a homeomorphism onto the Klein bottle, so the VAE behind "euclidean-3x3" has to tear it
+    somewhere (docs/priors.md has the errors): it is there to compare with.
 
     The posterior is a mean-field normal over z, alpha and beta: 2 dim + 4 numbers a kernel. Its closed-form
     KL bounds that of the weights from above (data processing).

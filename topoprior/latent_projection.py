@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd.functional import jvp
 
 _EXTENT, _SIDE = 3.0, {1: 241, 2: 41, 3: 15}  # the latents that are tried: a grid over +-3 prior stds
 _STEPS = 12
@@ -55,11 +56,13 @@ def _refine(
     def residual(x: Tensor) -> Tensor:
         return kernels - x[:, dim : dim + 1] * decode(x[:, :dim]) - offset * x[:, dim + 1 :]
 
-    units = torch.eye(dim + 2, dtype=x.dtype, device=x.device)
+    axes = torch.eye(dim, dtype=x.dtype, device=x.device)
     left, error = residual(x), residual(x).square().sum(-1)
     damping = torch.full_like(error, 1e-3)
     for _ in range(_STEPS):
-        columns = [torch.func.jvp(residual, (x,), (unit.expand_as(x),))[1] for unit in units]
+        z, alpha = x[:, :dim], x[:, dim : dim + 1]
+        slopes = [jvp(decode, z, axis.expand_as(z).contiguous())[1] for axis in axes]
+        columns = [*(-alpha * slope for slope in slopes), -decode(z), torch.full_like(kernels, -offset)]
         jacobian = torch.stack(columns, -1)  # (N, k, dim + 2)
         normal = jacobian.mT @ jacobian
         diagonal = normal.diagonal(dim1=-2, dim2=-1) + 1e-12
