@@ -10,6 +10,7 @@ from topoprior.decoder_posterior import _Decode
 from topoprior.distillation import fewest_harmonics
 from topoprior.harmonics import Harmonics
 from topoprior.kernels import klein_kernels, sample_klein_kernels
+from topoprior.latent_kl import latent_kl
 from topoprior.trigonometric import ProductWaves
 
 SPACES = {
@@ -36,7 +37,7 @@ def test_products_of_waves_are_the_harmonics(decoder):
     harmonics, coefficients = decoder
     waves = ProductWaves(harmonics, coefficients)
     x = 5 * torch.rand(40, harmonics.covering.dim, dtype=torch.float64) - 2
-    rows = torch.stack(waves.rows(x.unbind(-1)), -1)
+    rows = torch.stack(waves.rows(x.T), -1)
     torch.testing.assert_close(rows @ waves.matrix, harmonics(x) @ coefficients, rtol=0, atol=1e-12)
 
 
@@ -45,11 +46,11 @@ def test_slopes_of_waves_are_autograds(decoder):
     waves = ProductWaves(harmonics, coefficients)
     x = torch.rand(30, harmonics.covering.dim, dtype=torch.float64).requires_grad_()
     weights = torch.randn(len(waves.products), 30, dtype=torch.float64)
-    value = sum(w * row for w, row in zip(weights, waves.rows(x.unbind(-1)), strict=True))
+    value = sum(w * row for w, row in zip(weights, waves.rows(x.T), strict=True))
     (expected,) = torch.autograd.grad(value.sum(), x)
     with torch.no_grad():
-        found, slopes = waves.gradient(x.unbind(-1), weights.unbind())
-        values, by_product = waves.values_and_slopes(x.unbind(-1))
+        found, slopes = waves.gradient(x.T, weights.unbind())
+        values, by_product = waves.values_and_slopes(x.T)
     torch.testing.assert_close(found, value.detach())
     torch.testing.assert_close(torch.stack(slopes, -1), expected)
     torch.testing.assert_close((values * weights.T).sum(-1), value.detach())
@@ -61,7 +62,7 @@ def test_decay_of_waves_is_the_harmonics_mean(decoder):
     waves = ProductWaves(harmonics, coefficients)
     loc, scale = torch.rand(2, 20, harmonics.covering.dim, dtype=torch.float64).unbind()
     shrunk = torch.stack(
-        [r * d for r, d in zip(waves.rows(loc.unbind(-1)), waves.decay(scale.unbind(-1)), strict=True)], -1
+        [r * d for r, d in zip(waves.rows(loc.T), waves.decay(scale.unbind(-1)), strict=True)], -1
     )
     expected = harmonics.mean(loc, scale) @ coefficients
     torch.testing.assert_close(shrunk @ waves.matrix, expected, rtol=0, atol=1e-12)
@@ -99,10 +100,39 @@ def test_fast_gradient_is_the_numerical_one(blocks, monkeypatch):
     monkeypatch.setattr("topoprior.decoder_posterior._BLOCK", 14 * 3 // blocks)
     noise = torch.randn(3, 4, 7, 2, dtype=torch.float64)
     matrix = posterior.matrix.clone().requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda loc, log_scale, matrix: _Decode.apply(loc, log_scale, noise, matrix, posterior.waves),
-        (posterior.loc, posterior.log_scale, matrix),
+    inputs = (posterior.loc, posterior.log_scale, matrix)
+
+    def decode(loc, log_scale, matrix):
+        return _Decode.apply(loc, log_scale, noise, matrix, posterior.waves)[0]
+
+    assert torch.autograd.gradcheck(decode, inputs)
+    assert torch.autograd.gradgradcheck(decode, inputs)
+
+
+def test_kl_gradient_is_the_numerical_one():
+    posterior = tp.DecoderPrior.from_pretrained("klein-3x3").posterior((3, 2, 3, 3), dtype=torch.float64)
+    posterior.log_scale.data.normal_(-1.5, 0.7)
+    inputs = (posterior.loc, posterior.log_scale)
+
+    def kl(loc, log_scale):
+        return latent_kl([(loc, log_scale, posterior.waves.periods)])
+
+    assert torch.autograd.gradcheck(kl, inputs)
+    assert torch.autograd.gradgradcheck(kl, inputs)
+
+
+def test_kl_of_many_is_the_sum_of_their_kls():
+    prior = tp.DecoderPrior.from_pretrained("klein-3x3")
+    net = torch.nn.Sequential(
+        tp.BayesConv2d(3, 4, 3),
+        tp.BayesConv2d(4, 5, 3, prior=tp.DecoderPrior.from_pretrained("klein-3x3", residual_fraction=0.2)),
+        tp.BayesConv2d(5, 6, 5, prior="gaussian"),
+        tp.BayesConv2d(6, 70, 5, prior="gaussian"),
+        tp.BayesLinear(7, 8, prior="laplace"),
+        tp.BayesConv2d(3, 2, 3, prior=tp.FixedKernels(prior)),
+        tp.BayesConv2d(3, 4, 3, dtype=torch.bfloat16),
     )
+    torch.testing.assert_close(tp.kl_divergence(net), sum(layer.kl().float() for layer in net))
 
 
 def test_vmap_and_grad_of_the_decoder():
@@ -112,7 +142,7 @@ def test_vmap_and_grad_of_the_decoder():
 
     def energy(parameters, noise):
         args = parameters["loc"], parameters["log_scale"], noise, posterior.matrix, posterior.waves
-        return _Decode.apply(*args).square().sum()
+        return _Decode.apply(*args)[0].square().sum()
 
     each = torch.func.vmap(torch.func.grad(energy), in_dims=(None, 0))(parameters, noise)
     for i in range(5):

@@ -99,7 +99,7 @@ class DecoderPosterior(WeightPosterior):
 
     def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
         noise = draw_noise(sample_shape, self.loc.shape, self.loc, antithetic)
-        weight = _Decode.apply(self.loc, self.log_scale, noise, self._scaled_matrix(), self.waves)
+        weight, _ = _Decode.apply(self.loc, self.log_scale, noise, self._scaled_matrix(), self.waves)
         weight = weight.unflatten(-1, self.prior.kernel_size)
         if self.residual is not None:
             weight = weight + self.residual.rsample(sample_shape, antithetic=antithetic)
@@ -107,9 +107,12 @@ class DecoderPosterior(WeightPosterior):
 
     def mean(self) -> Tensor:
         """E[w], exact: a wave under a normal law shrinks by a known factor, and alpha is independent of z."""
-        *z, alpha, beta = self.loc.unbind()
+        alpha, beta = self.loc[self.dim :]
         decay = self.waves.decay(self.log_scale[: self.dim].exp().unbind())
-        rows = [row * shrink * alpha for row, shrink in zip(self.waves.rows(z), decay, strict=True)]
+        rows = [
+            row * shrink * alpha
+            for row, shrink in zip(self.waves.rows(self.loc[: self.dim]), decay, strict=True)
+        ]
         mean = (torch.stack([*rows, beta], -1) @ self._scaled_matrix()).unflatten(
             -1, self.prior.kernel_size
         )
@@ -162,64 +165,72 @@ class DecoderPosterior(WeightPosterior):
 class _Decode(torch.autograd.Function):
     """weights (..., out, in, k) = [alpha products(z), beta] @ matrix at (z, alpha, beta) = loc + e^log_scale noise.
 
-    Keeps the noise alone for the backward pass. Works in blocks of output channels, into memory that is
-    allocated once: fresh pages cost more than the arithmetic.
+    The second output, e^log_scale noise, is what the backward pass keeps. Works in blocks of output
+    channels, into memory that is allocated once: fresh pages cost more than the arithmetic.
     """
 
     @staticmethod
     def forward(
         loc: Tensor, log_scale: Tensor, noise: Tensor, matrix: Tensor, waves: ProductWaves
-    ) -> Tensor:
-        samples = noise.flatten(0, -4) if noise.dim() > 3 else noise[None]
+    ) -> tuple[Tensor, Tensor]:
         out, inputs = loc.shape[1:]
-        weights = matrix.new_empty(len(samples), out, inputs, matrix.shape[1])
+        step = noise * log_scale.exp()
+        steps = step.view(-1, *loc.shape)
+        weights = matrix.new_empty(len(steps), out, inputs, matrix.shape[1])
         blocks = _blocks(out, inputs)
         room = matrix.new_empty(matrix.shape[0] * blocks[0].stop * inputs)
         for block in blocks:
-            center, scale = loc[:, block], log_scale[:, block].exp()
-            features = room[: matrix.shape[0] * center[0].numel()].view(-1, *center[0].shape)
-            for sample, weight in zip(samples, weights, strict=True):
-                *z, alpha, beta = torch.addcmul(center, scale, sample[:, block]).unbind()
-                for feature, row in zip(features, waves.rows(z), strict=False):
-                    torch.mul(row, alpha, out=feature)
-                features[-1] = beta
+            features = room[: matrix.shape[0] * len(range(out)[block]) * inputs].view(
+                len(matrix), -1, inputs
+            )
+            for sample, weight in zip(steps, weights, strict=True):
+                x = loc[:, block] + sample[:, block]
+                for feature, row in zip(features, waves.rows(x[:-2]), strict=False):
+                    torch.mul(row, x[-2], out=feature)
+                features[-1] = x[-1]
                 torch.mm(features.flatten(1).T, matrix, out=weight[block].view(-1, matrix.shape[1]))
-        return weights.view(*noise.shape[:-3], out, inputs, -1)
+        return weights.view(*noise.shape[:-3], out, inputs, -1), step
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         *tensors, waves = args
         if in_dims[:4] == (None, None, in_dims[2], None):  # many draws from one posterior: as it stands
             loc, log_scale, noise, matrix = tensors
-            return _Decode.apply(loc, log_scale, noise.movedim(in_dims[2], 0), matrix, waves), 0
+            return _Decode.apply(loc, log_scale, noise.movedim(in_dims[2], 0), matrix, waves), (0, 0)
         rows = [
             [t if d is None else t.select(d, i) for t, d in zip(tensors, in_dims, strict=False)]
             for i in range(info.batch_size)
         ]
-        return torch.stack([_Decode.apply(*row, waves) for row in rows]), 0
+        found = [_Decode.apply(*row, waves) for row in rows]
+        return (torch.stack([w for w, _ in found]), torch.stack([s for _, s in found])), (0, 0)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        *tensors, ctx.waves = inputs
-        ctx.save_for_backward(*tensors)
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        loc, log_scale, _, matrix, ctx.waves = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(loc, log_scale, output[1], matrix)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        loc, log_scale, noise, matrix = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        loc, log_scale, steps, matrix = ctx.saved_tensors
         waves: ProductWaves = ctx.waves
+        if torch.is_grad_enabled():  # to be differentiated again: as a function of the scales
+            scale = log_scale.exp()
+            steps = (steps / scale).detach() * scale
         grad = grad.to(matrix.dtype)
         of_loc, of_scale, of_matrix = [], [], None
-        for block in _blocks(*loc.shape[1:], samples=noise.numel() // loc.numel()):
-            scale, step = log_scale[:, block].exp(), noise[..., block, :]
-            *z, alpha, beta = torch.addcmul(loc[:, block], scale, step).unbind(-3)
+        for block in _blocks(*loc.shape[1:], samples=steps.numel() // loc.numel()):
+            step = steps[..., block, :]
+            x = (loc[:, block] + step).movedim(-3, 0)
+            alpha = x[-2]
             part = grad[..., block, :, :].reshape(-1, grad.shape[-1])
-            *of_rows, of_beta = (matrix @ part.T).view(-1, *beta.shape).unbind()
-            of_alpha, slopes = waves.gradient(z, of_rows)
+            *of_rows, of_beta = (matrix @ part.T).view(-1, *alpha.shape).unbind()
+            of_alpha, slopes = waves.gradient(x[:-2], of_rows)
             of_sample = torch.stack([*(slope * alpha for slope in slopes), of_alpha, of_beta], -3)
             of_loc.append(_to_shape(of_sample, loc))
-            of_scale.append(_to_shape(of_sample * step, loc) * scale)
+            of_scale.append(_to_shape(of_sample * step, loc))
             if ctx.needs_input_grad[3]:
-                rows = torch.stack([*(row * alpha for row in waves.rows(z)), beta])
+                rows = torch.stack([*(row * alpha for row in waves.rows(x[:-2])), x[-1]])
                 product = rows.flatten(1) @ part
                 of_matrix = product if of_matrix is None else of_matrix + product
         return _joined(of_loc), _joined(of_scale), None, of_matrix, None

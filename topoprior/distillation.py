@@ -67,7 +67,7 @@ def _fit(harmonics: Harmonics, latents: Tensor, targets: Tensor) -> tuple[Tensor
         for _ in range(_ITERATIONS):
             coefficients = torch.linalg.lstsq(harmonics(latents), targets).solution
             waves = ProductWaves(harmonics, coefficients)
-            values, slopes = waves.values_and_slopes(latents.unbind(-1))
+            values, slopes = waves.values_and_slopes(latents.T)
             residual = values @ waves.matrix - targets
             jacobian = torch.stack([slope @ waves.matrix for slope in slopes], -1)
             step = torch.linalg.solve(jacobian.mT @ jacobian + damping, jacobian.mT @ residual[..., None])

@@ -39,7 +39,7 @@ def _grid_search(waves: ProductWaves, rows: Tensor, constant: Tensor, kernels: T
         for period, order in zip(waves.periods, waves.orders, strict=True)
     ]
     grid = torch.cartesian_prod(*axes).reshape(-1, len(axes)).to(rows)
-    decoded = torch.stack(waves.rows(grid.unbind(-1)), -1) @ rows
+    decoded = torch.stack(waves.rows(grid.T), -1) @ rows
     unit = constant / constant.norm() if constant.any() else constant
     across = decoded - (decoded @ unit)[:, None] * unit
     length = across.norm(dim=-1, keepdim=True)
@@ -63,7 +63,7 @@ def _refine(
 
     def decode(x: Tensor) -> tuple[Tensor, Tensor]:
         """Residuals (N, k) and their Jacobian (N, k, dim + 2)."""
-        z, alpha, beta = x[:, :dim].unbind(-1), x[:, dim, None], x[:, dim + 1, None]
+        z, alpha, beta = x[:, :dim].T, x[:, dim, None], x[:, dim + 1, None]
         value, slopes = waves.values_and_slopes(z)
         decoded = (value * decay) @ rows
         columns = [alpha * ((slope * decay) @ rows) for slope in slopes]

@@ -34,6 +34,7 @@ class ProductWaves:
         periods = harmonics.covering.periods
         assert periods is not None
         self.periods: list[float] = periods.tolist()
+        self._turn = [2 * math.pi / p for p in self.periods]
         frequencies, cosine, sine = harmonics.plane_waves(coefficients.double().cpu())
         # A wave counts turns along the lattice vectors, which are the axes up to order and direction.
         turns = harmonics.covering.lattice.sign().long()
@@ -73,18 +74,18 @@ class ProductWaves:
                     terms.append((p, factor, places((*waves[:d], (k, not sine), *waves[d + 1 :]))))
             self._slopes.append(terms)
 
-    def rows(self, x: Sequence[Tensor]) -> list[Tensor]:
-        """The products at coordinates ``x``, one tensor an axis: P tensors of the same shape."""
+    def rows(self, x: Tensor) -> list[Tensor]:
+        """The products at coordinates ``x`` (dim, ...): P tensors (...)."""
         table = self._table(x)
         return [_product(table, places, x[0]) for _, _, places in self._values]
 
-    def gradient(self, x: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def gradient(self, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """sum_p w_p product_p, and its derivatives in every coordinate, for ``weights`` (P rows)."""
         table = self._table(x)
         value, *slopes = (_weighted(table, terms, weights, x[0]) for terms in (self._values, *self._slopes))
         return value, slopes
 
-    def values_and_slopes(self, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def values_and_slopes(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The products (..., P), and their derivatives in every coordinate, (..., P) each."""
         table = self._table(x)
         slopes = []
@@ -103,19 +104,18 @@ class ProductWaves:
             for w in self.products
         ]
 
-    def _table(self, x: Sequence[Tensor]) -> list[Tensor]:
+    def _table(self, x: Tensor) -> list[Tensor]:
         """cos(k t) and sin(k t) for k = 1 ... order, axis by axis: one pair of calls, then sums of angles."""
+        angle = x * x.new_tensor(self._turn).view(-1, *[1] * (x.dim() - 1))
         table: list[Tensor] = []
-        for row, period, order in zip(x, self.periods, self.orders, strict=True):
-            first = len(table)
-            if order:
-                angle = row * (2 * math.pi / period)
-                table += [angle.cos(), angle.sin()]
+        for cosine, sine, order in zip(angle.cos(), angle.sin(), self.orders, strict=True):
+            axis = [cosine, sine] if order else []
             for k in range(2, order + 1):
-                half, rest = first + 2 * (k // 2 - 1), first + 2 * (k - k // 2 - 1)
-                (c1, s1), (c2, s2) = table[half : half + 2], table[rest : rest + 2]
-                table.append(torch.addcmul(c1 * c2, s1, s2, value=-1))
-                table.append(torch.addcmul(s1 * c2, c1, s2))
+                half, rest = 2 * (k // 2 - 1), 2 * (k - k // 2 - 1)
+                (c1, s1), (c2, s2) = axis[half : half + 2], axis[rest : rest + 2]
+                axis.append(torch.addcmul(c1 * c2, s1, s2, value=-1))
+                axis.append(torch.addcmul(s1 * c2, c1, s2))
+            table += axis
         return table
 
 
