@@ -610,6 +610,33 @@ def test_traces_as_one_graph(space: FlatManifold) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["circle", "klein", "hexagonal"])
+def test_everything_inside_compiled_code(name: str, kind: str) -> None:
+    """Distributions are made, sampled and compared inside the graph, for both kinds of scale."""
+    torch._dynamo.reset()
+    space = space_named(name)
+    key = "scale" if kind == "diagonal" else "scale_tril"
+
+    def inside(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+        p = UniformOn(space)
+        q = WrappedNormal(space, loc, **{key: scale}, validate_args=False)
+        drawn = q.rsample() + p.sample().to(x) * 0
+        return q.log_prob(x) + cover_kl(q, p) + p.log_prob(x) + p.entropy() + 0 * drawn.sum()
+
+    q = wrapped(space, points(space, 3), "medium", kind)
+    arguments = (points(space, 3, seed=2), q.loc, getattr(q, key))
+    compiled = torch.compile(inside, fullgraph=True, backend="aot_eager")
+    results = []
+    for f in (inside, compiled):
+        leaves = [t.clone().requires_grad_() for t in arguments]
+        value = f(*leaves)
+        results.append([value, *torch.autograd.grad(value.sum(), leaves)])
+    for a, b in zip(*results, strict=True):
+        close(a, b, 1e-9)
+
+
+@pytest.mark.slow
 def test_compiles() -> None:
     torch._dynamo.reset()
     K = KleinBottle()

@@ -171,6 +171,20 @@ def test_errors() -> None:
         Harmonics(K, 3, character=[1, -1, 1])
 
 
+def test_sign_lists_that_are_no_characters_are_named() -> None:
+    K, wendt = KleinBottle(), space_named("hantzsche-wendt")
+    with pytest.raises(ValueError, match=r"coset 0 times coset 0 is coset 0.*no character"):
+        Harmonics(K, 3, character=[-1, 1])
+    with pytest.raises(ValueError, match=r"coset 1 times coset 2 is coset 3.*1, -1 and 1"):
+        Harmonics(wendt, 3, character=[1, 1, -1, 1])
+    with pytest.raises(ValueError, match=r"coset 1 times coset 1 is coset 2.*-1, -1 and -1"):
+        Harmonics(space_named("third-turn"), 3, character=[1, -1, -1])  # Z/3 has none but the trivial one
+    with pytest.raises(ValueError, match=r"expected \+1 or -1, found 0 for coset 1"):
+        Harmonics(K, 3, character=[1, 0])
+    for character in ([1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]):  # those of Z/2 x Z/2
+        assert Harmonics(wendt, 3, character=character).character == tuple(character)
+
+
 def test_a_long_thin_lattice_is_searched_far_enough() -> None:
     """Periods 20 and 1: the lowest 12 harmonics all vary along the long one alone."""
     space = FlatManifold([[20.0, 0.0], [0.0, 1.0]], [(REFLECTION, [10.0, 0.0])])

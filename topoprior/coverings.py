@@ -66,7 +66,7 @@ class Covering(ABC):
         """Geodesic distance on the base between the points of ``x`` and ``y``. Shape (...)."""
 
     @abstractmethod
-    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
         """Lifts of points drawn uniformly from the base, shape (*shape, cover_dim)."""
 
     def spectral_embed(self, x: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ class FlatManifold(Covering):
         # sqrt has no gradient at 0; at equal points take 0, a subgradient of the distance.
         return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
 
-    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
         if self.volume == math.inf:
             raise ValueError(f"{self!r} is not compact: it carries no uniform distribution")
         cell = torch.rand(*shape, self.rank, dtype=dtype, device=device)

@@ -30,8 +30,11 @@ class WrappedNormal(Distribution):
     .. math:: q(x) = \sum_{\gamma \in \Gamma} N(\gamma x; \mu, L L^T)
 
     Deck transformations are isometries, so there is no Jacobian. The sum runs over lifts where the
-    normal is narrow and over Fourier modes where it is wide, with a constant number of terms; the
-    truncation error stays below rounding for every scale.
+    normal is narrow and over Fourier modes where it is wide, with a constant number of terms.
+
+    For stds from 1e-3 to 1e3 periods, along the axes or tilted, the density is exact to 1e-12 of its peak
+    (or of 1, where the peak is lower) in float64 and to 1e-6 in float32, the arguments taken as they are
+    stored. Differences, and all of it with a ``scale_tril``, are computed in float64 for that.
 
     Args:
         covering: a :class:`~topoprior.coverings.FlatManifold`.
@@ -202,7 +205,7 @@ class UniformOn(Distribution):
 
     Args:
         covering: any compact :class:`~topoprior.coverings.Covering`.
-        dtype, device: of samples; default torch's defaults.
+        dtype, device: of samples; default torch's defaults (of the device: at the time of sampling).
 
     Raises:
         ValueError: the space is not compact.
@@ -231,7 +234,8 @@ class UniformOn(Distribution):
             raise ValueError(f"covering: {covering!r} is not compact: it carries no uniform distribution")
         self.covering = covering
         self.dtype = dtype or torch.get_default_dtype()
-        self.device = torch.device(device) if device is not None else torch.get_default_device()
+        # Not asked for here: torch.get_default_device() cannot be compiled.
+        self.device = None if device is None else torch.device(device)
         event = torch.Size([covering.cover_dim])
         super().__init__(torch.Size(), event, validate_args=validate_args)
 

@@ -43,13 +43,13 @@ def check_group(
         integer = inverse @ a @ lattice
         if not torch.allclose(lattice @ integer.round(), a @ lattice, atol=_TOL):
             raise ValueError(f"{name}: A does not map the lattice to itself")
-        if _find(kept, a, t, lattice, inverse) is not None:
+        if find_coset(kept, a, t, lattice, inverse) is not None:
             continue
         kept.append((a, t))
         matrices.append(integer.round().long())
     for i, (a, t) in enumerate(kept):
         for j, (b, s) in enumerate(kept):
-            if _find(kept, a @ b, a @ s + t, lattice, inverse) is None:
+            if find_coset(kept, a @ b, a @ s + t, lattice, inverse) is None:
                 raise ValueError(
                     f"holonomy: not a group, the product of cosets {i} and {j} "
                     "(0 is the identity) is missing"
@@ -65,10 +65,10 @@ def check_group(
     )
 
 
-def _find(
+def find_coset(
     cosets: list[tuple[Tensor, Tensor]], a: Tensor, t: Tensor, lattice: Tensor, inverse: Tensor
 ) -> int | None:
-    """The coset to which x -> a x + t belongs."""
+    """The place in ``cosets`` of the one to which x -> a x + t belongs, None if it belongs to none."""
     for j, (b, s) in enumerate(cosets):
         gap = t - s
         if torch.allclose(a, b, atol=_TOL) and torch.allclose(

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from topoprior.groups import find_coset
+
 if TYPE_CHECKING:
     from topoprior.coverings import FlatManifold
 
@@ -44,7 +46,8 @@ class Harmonics:
         coordinates: also use waves times one non-periodic coordinate (cylinder, Moebius band).
 
     Raises:
-        ValueError: if the space has no periodic direction, or ``character`` has the wrong length.
+        ValueError: if the space has no periodic direction, or ``character`` has the wrong length, other
+            entries than +1 and -1, or signs that do not multiply as the cosets do.
 
     Example:
         >>> import topoprior as tp
@@ -73,6 +76,7 @@ class Harmonics:
             raise ValueError(
                 f"character: expected {covering.num_sheets} signs, one a coset, found {len(signs)}"
             )
+        _check_character(covering, signs)
         self.covering = covering
         self.character = tuple(signs)
         found = _lowest(covering, num_features, signs, coordinates)
@@ -167,6 +171,26 @@ class Harmonics:
             factor = torch.cat([ones, across], -1)[..., index]
             real, imag = real * factor, imag * factor
         return real, imag
+
+
+def _check_character(covering: FlatManifold, signs: Sequence[int]) -> None:
+    """A character is a homomorphism: the sign of a product is the product of the signs."""
+    for i, sign in enumerate(signs):
+        if sign not in (1, -1):
+            raise ValueError(f"character: expected +1 or -1, found {sign!r} for coset {i}")
+    if all(sign == 1 for sign in signs):
+        return
+    cosets = list(zip(covering.linear, covering.shift, strict=True))
+    inverse = torch.linalg.pinv(covering.lattice)
+    for i, (a, t) in enumerate(cosets):
+        for j, (b, s) in enumerate(cosets):
+            product = find_coset(cosets, a @ b, a @ s + t, covering.lattice, inverse)
+            assert product is not None  # checked when the space was made
+            if signs[product] != signs[i] * signs[j]:
+                raise ValueError(
+                    f"character: coset {i} times coset {j} is coset {product}, but their signs are "
+                    f"{signs[i]}, {signs[j]} and {signs[product]}: no character of the group"
+                )
 
 
 def _term_key(term: _Term) -> tuple:

@@ -109,7 +109,7 @@ class Product(_Parts):
         moves = zip(self.parts, self.split(x), self.split(v), strict=True)
         return torch.cat([part._move(a, b) for part, a, b in moves], -1)
 
-    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
         return torch.cat([part.sample_uniform(shape, dtype, device) for part in self.parts], -1)
 
     def __eq__(self, other: object) -> bool:

@@ -99,7 +99,7 @@ class SphericalSpaceForm(Covering):
         # arccos(x . y) loses half the digits near 0 and pi; this form none.
         return 2 * torch.atan2(_safe_norm(x - nearest), _safe_norm(x + nearest))
 
-    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
         return _normalized(torch.randn(*shape, self.cover_dim, dtype=dtype, device=device))
 
     # --- features by invariant polynomials -----------------------------------------------------
