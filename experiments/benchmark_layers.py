@@ -3,9 +3,9 @@
     python experiments/benchmark_layers.py
 
 All variants run in turn in one process, so that drifts of the machine hit all alike; medians are compared.
-Peers that are not installed (pip install blitz-bayesian-pytorch bayesian-torch torch-uncertainty) are named
-as missing. The network: conv3x3 64 - pool - conv3x3 128 - pool - conv3x3 256 - average pool - linear, on
-32x32x3 inputs. Writes results.json and report.md to --output.
+Peers that are not installed (pip install "topoprior[peers]" has them) are named as missing. The network:
+conv3x3 64 - pool - conv3x3 128 - pool - conv3x3 256 - average pool - linear, on 32x32x3 inputs.
+Writes results.json and report.md to --output.
 """
 
 from __future__ import annotations
