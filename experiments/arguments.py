@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from experiments import datasets
-from experiments.networks import SETTINGS
+from experiments.methods import METHODS
 from experiments.training import Budget
 
 SMALLEST_IMAGE = 8
@@ -45,7 +45,7 @@ def make_parser() -> Parser:
     compared = parser.add_argument_group("what is compared")
     compared.add_argument(
         "--priors", type=names, default="klein,gaussian,blitz,deterministic", metavar="LIST",
-        help=f"comma-separated: {', '.join(SETTINGS)}, a prior of topoprior, or the folder of a prior "
+        help=f"comma-separated: {', '.join(METHODS)}, a prior of topoprior, or the folder of a prior "
         "checkpoint; differences are between the first and each other one",
     )  # fmt: skip
     compared.add_argument(

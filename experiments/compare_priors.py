@@ -25,7 +25,7 @@ import torch
 from experiments import metrics, networks, report
 from experiments.arguments import SMALLEST_IMAGE, make_parser, seed_list
 from experiments.datasets import ImageData
-from experiments.networks import Method
+from experiments.methods import Method, get_method
 from experiments.runs import KERNELS_DRAWN, load, run_grid, versions, write_json
 from topoprior.checkpoints import write_atomically
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def choose_method(name: str, arguments: argparse.Namespace) -> Method:
-    method = networks.get_method(name)
+    method = get_method(name)
     if arguments.learning_rate is not None:
         settings = replace(method.settings, learning_rate=arguments.learning_rate)
         method = replace(method, settings=settings)

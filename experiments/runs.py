@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from experiments import datasets, metrics, networks, training
 from experiments.datasets import ImageData
-from experiments.networks import Method
+from experiments.methods import Method
 from experiments.training import Budget
 from topoprior.checkpoints import write_atomically
 
@@ -96,15 +96,13 @@ def describe_run(
     Data and prior are known by digests of what they hold: a file with the same name may have changed.
     """
     torch.manual_seed(seed)
-    network = networks.build(method, data.train_images.shape[1], len(data.classes))
+    network = networks.build(method, data.train_images.shape[1], len(data.classes), budget.network)
     drawn = method.sample_prior((4, 4, 3, 3))
     return {
         "method": method.name,
         "settings": asdict(method.settings),
         "start": digest(*map(_bytes, [*network.parameters(), drawn])),
-        "data": digest(
-            *map(_bytes, [data.train_images, data.train_labels, data.test_images, data.test_labels])
-        ),
+        "data": digest_images(data),
         "budget": asdict(budget),
         "seed": seed,
         "device": device.type,
@@ -126,6 +124,10 @@ def digest(*parts: bytes) -> str:
     for part in parts:
         state.update(part)
     return state.hexdigest()[:16]
+
+
+def digest_images(data: ImageData) -> str:
+    return digest(*map(_bytes, [data.train_images, data.train_labels, data.test_images, data.test_labels]))
 
 
 def _bytes(tensor: Tensor) -> bytes:

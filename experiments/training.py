@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +14,10 @@ from tqdm import tqdm
 
 import topoprior as tp
 from experiments import networks
-from experiments.networks import Method, Settings
+from experiments.hardware import Driver, Hardware, launch
+from experiments.methods import Method, Settings
+
+_NEXT_MEMBER = 100_003  # between the seeds of an ensemble's members
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,19 @@ class Budget:
     batch_size: int = 100
     temperature: float = 1.0
     samples: int = 32
+    warmup: float = 0.0
+    """Part of the steps in which the KL's factor rises from 0 to the temperature."""
+    network: str = "compare"
+    """One of `networks.NETWORKS`."""
+
+    def warmup_factor(self, step: int) -> float:
+        rising = round(self.warmup * self.steps)
+        return tp.kl_warmup(step, rising) if rising else 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    network: nn.Sequential
+    network: nn.Sequential | Ensemble
     seconds: float
     kl: float
     """KL(posterior || prior) at the end, in nats; 0 for a deterministic network."""
@@ -52,27 +65,67 @@ def standardize(train: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train(
-    method: Method, images: Tensor, labels: Tensor, classes: int, budget: Budget, seed: int
+    method: Method,
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    budget: Budget,
+    seed: int,
+    hardware: Hardware | None = None,
 ) -> Trained:
-    """Train a fresh network on standardized images; batches depend on the seed alone, not on the method."""
-    torch.manual_seed(seed)
-    network = networks.build(method, images.shape[1], classes).to(images.device).train()
+    """Train a fresh network, or the members of an ensemble, on standardized images.
+
+    Batches depend on the seed alone, not on the method. The network comes back on the device of the images.
+    """
+    hardware = hardware or Hardware(images.device.type)
+    members = []
+    for member in range(method.members):
+        its_seed = seed + _NEXT_MEMBER * member
+        members.append(launch(hardware, _train, method, images, labels, classes, budget, its_seed))
+        members[-1].network.to(images.device)
+    if len(members) == 1:
+        return members[0]
+    return Trained(
+        Ensemble(m.network for m in members),
+        sum(m.seconds for m in members),
+        sum(m.kl for m in members),
+        sum(m.parameters for m in members),
+    )
+
+
+def _train(
+    driver: Driver,
+    method: Method,
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    budget: Budget,
+    seed: int,
+) -> Trained:
+    """One network, in each of the processes that share the work."""
+    torch.manual_seed(seed)  # before the network: its start is the same in all processes
+    network = networks.build(method, images.shape[1], classes, budget.network).to(driver.device).train()
+    images, labels = images.to(driver.device), labels.to(driver.device)
     rate = method.settings.learning_rate
     optimizer = torch.optim.AdamW(_parameter_groups(network, method.settings), lr=rate)
     # Momentum stays as it is: cycling Adam's betas gained nothing.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, budget.steps, pct_start=0.2, cycle_momentum=False
     )
-    batches = _batches(len(images), budget, seed)
+    compute, stepper = driver.setup(network, optimizer)
+    torch.manual_seed(seed + driver.rank)  # processes draw weights of their own
     start = time.perf_counter()
-    with tqdm(batches, method.name, position=1, leave=False, disable=None, unit="step") as progress:
+    batches = _batches(len(images), budget, seed)
+    hidden = None if driver.rank == 0 else True  # None: hidden unless in a terminal
+    with tqdm(batches, method.name, position=1, leave=False, disable=hidden, unit="step") as progress:
         for step, batch in enumerate(progress):
-            batch = batch.to(images.device)
-            logits = network(images[batch])
-            loss = elbo_loss(logits, labels[batch], networks.kl(network), len(images), budget.temperature)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            batch = driver.share(batch).to(driver.device)
+            logits = compute(images[batch])
+            temperature = budget.temperature * budget.warmup_factor(step)
+            loss = elbo_loss(logits.float(), labels[batch], networks.kl(network), len(images), temperature)
+            stepper.zero_grad()
+            driver.backward(loss)
+            stepper.step()
             schedule.step()
             if step % 20 == 0:
                 progress.set_postfix(loss=f"{loss.item():.3f}")
@@ -82,6 +135,18 @@ def train(
         final = float(networks.kl(network))
     trained = sum(p.numel() for p in network.parameters() if p.grad is not None)
     return Trained(network, seconds, final, trained)
+
+
+class Ensemble(nn.Module):
+    """Networks whose probabilities are averaged: returns the logarithm of the mean, whose softmax is the mean."""
+
+    def __init__(self, members: Iterable[nn.Sequential]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logs = torch.stack([member(images).log_softmax(1) for member in self.members])
+        return logs.logsumexp(0) - math.log(len(self.members))
 
 
 def predict(method: Method, network: nn.Module, images: Tensor, samples: int) -> Tensor:

@@ -1,17 +1,28 @@
-"""Choose each method's settings on validation data, with the same effort for all: `networks.SETTINGS`.
+"""Choose each method's settings on validation data, with the same effort for all, and write `settings.json`.
 
-    python experiments/tune.py
+    python experiments/tune.py --profile bayes --data-dir data --jobs 2
+    python experiments/tune.py --profile tempered --data-dir data --jobs 2
 
-Nine candidates a method, each trained once on 70% of the training images and scored by its negative log
-likelihood on the other 30%. Test images are not looked at. Finished runs are kept, so the same command
-resumes.
+A profile is a network, a budget and what may be chosen:
+
+    compare    compare_priors.py's network on the embedded images: learning rate, start of the posterior
+    bayes      the sweep's network on a few MNIST and Fashion-MNIST images: the same and the prior's scale, at T = 1
+    tempered   bayes's choice, then the temperature and the learning rate again
+
+Every method gets the same number of candidates. Each is trained on images drawn from the training pool and
+scored by its negative log likelihood on other images of the pool; test images are not looked at. Finished runs
+are kept, so the same command resumes.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import math
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,83 +31,232 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees on
 
 import torch
 from joblib import Parallel, delayed
-from joblib import hash as stable_hash
 
-from experiments import datasets, metrics, networks, training
-from experiments.networks import Settings
+from experiments import datasets, metrics, training
+from experiments.arguments import names, whole
+from experiments.methods import METHODS, SETTINGS_FILE, Settings, get_method, read_settings
+from experiments.runs import write_json
 from experiments.training import Budget
-from topoprior.checkpoints import write_atomically
 
 VALIDATION = 0.3
-SPLIT = 0
+SPLIT = 1_000_000  # a seed that no comparison uses
+_HE_GAIN = math.sqrt(2)
+Stage = Callable[[Settings], list[Settings]]
 
-# The grids start where a coarse one, ten times as wide, had its best values.
-_RATES = (3e-3, 1e-2, 2e-2)
-CANDIDATES: dict[str, list[Settings]] = {
-    "klein": [
-        Settings(rate, 0.1, {"init_scale": scale, "init_latent_scale": latent})
-        for rate, (scale, latent) in product(_RATES, ((0.01, 0.002), (0.03, 0.005), (0.1, 0.01)))
-    ],
-    "gaussian": [
-        Settings(rate, 0.1, {"init_scale": scale}) for rate, scale in product(_RATES, (0.01, 0.03, 0.1))
-    ],
-    "blitz": [
-        Settings(rate, 0.1, {"prior_scale": 1.0, "posterior_rho_init": rho})
-        for rate, rho in product(_RATES, (-8.0, -6.0, -5.0))
-    ],
-    "deterministic": [
-        Settings(rate, decay) for rate, decay in product((5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))
-    ],
+
+@dataclass(frozen=True)
+class Profile:
+    """Where candidates are scored: pairs of a data set and a training size (None: all that is not validation)."""
+
+    cells: Sequence[tuple[str, int | None]]
+    budget: Budget
+    methods: Sequence[str]
+    validation_size: int | None = None
+
+
+_SMALL = tuple(m for m in METHODS if m not in ("scale-mixture", "blitz", "ensemble"))
+PROFILES = {
+    "compare": Profile(
+        (("embedded", None),), Budget(steps=500), ("klein", "gaussian", "blitz", "deterministic")
+    ),
+    "bayes": Profile(
+        (("mnist", 100), ("embedded", 100)), Budget(samples=16, network="small"), _SMALL, 1000
+    ),
+    "tempered": Profile(
+        (("mnist", 100), ("embedded", 100)), Budget(samples=16, network="small"), _SMALL, 1000
+    ),
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--methods", default=",".join(CANDIDATES), help="comma-separated")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--output", type=Path, default=Path("results/tune"), help="folder")
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    budget = Budget(steps=arguments.steps)
-    pool = Parallel(arguments.jobs, return_as="list")
-
-    methods = arguments.methods.split(",")
-    jobs = [(name, settings) for name in methods for settings in CANDIDATES[name]]
-    results = pool(delayed(score)(*job, budget, arguments.output) for job in jobs)
-    for name in methods:
-        print(f"{name}: validation NLL, accuracy, KL per training image")
-        for r in sorted((r for r in results if r["method"] == name), key=lambda r: r["cls/NLL"]):
-            print(f"  {r['cls/NLL']:.4f}  {r['cls/Acc']:.4f}  {r['kl']:6.2f}  {Settings(**r['settings'])}")
+# --- candidates --------------------------------------------------------------------------------
 
 
-def score(name: str, settings: Settings, budget: Budget, folder: Path) -> dict[str, Any]:
-    """Train on one part of the embedded training images and evaluate on the other."""
-    path = folder / f"{stable_hash((name, repr(settings), SPLIT, repr(budget)))}.json"
+def stages(profile: str, name: str) -> list[Stage]:
+    """Each takes the best settings so far and returns candidates; the numbers are the same for all methods."""
+    if profile == "compare":
+        return [_rates_and_starts(name)]
+    if profile == "bayes":
+        return [_rates_and_starts(name), _scales(name)]
+    return [_temperatures(name), _rates]
+
+
+def _rates_and_starts(name: str) -> Stage:
+    """Nine: learning rate x std of the posterior at the start (x weight decay where there is no posterior)."""
+
+    def candidates(_: Settings) -> list[Settings]:
+        if name == "deterministic":
+            return [Settings(r, d) for r, d in product((5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))]
+        starts: list[dict[str, float]] = [{"init_scale": s} for s in (0.01, 0.03, 0.1)]
+        if name in ("klein", "klein-residual", "euclidean-3x3"):
+            latent = {0.01: 0.002, 0.03: 0.005, 0.1: 0.01}
+            starts = [{**s, "init_latent_scale": latent[s["init_scale"]]} for s in starts]
+        elif name.startswith("blitz"):
+            starts = [{"prior_scale": 1.0, "posterior_rho_init": rho} for rho in (-8.0, -6.0, -5.0)]
+        return [Settings(rate, 0.1, options) for rate, options in product((3e-3, 1e-2, 2e-2), starts)]
+
+    return candidates
+
+
+def _scales(name: str) -> Stage:
+    """Three: the prior's scale, in units of He's (for deterministic weights, the weight decay)."""
+
+    def candidates(best: Settings) -> list[Settings]:
+        if name == "deterministic":
+            return [replace(best, weight_decay=best.weight_decay * f) for f in (0.3, 1.0, 3.0)]
+        key, unit = ("prior_scale", 1.0) if name.startswith("blitz") else ("gain", _HE_GAIN)
+        return [replace(best, options={**best.options, key: unit * f}) for f in (0.5, 1.0, 2.0)]
+
+    return candidates
+
+
+def _temperatures(name: str) -> Stage:
+    """Four temperatures; where there is none, four weight decays of the last word."""
+
+    def candidates(best: Settings) -> list[Settings]:
+        if name == "deterministic":
+            return [replace(best, weight_decay=best.weight_decay * f) for f in (0.1, 0.5, 1.0, 2.0)]
+        return [replace(best, temperature=t) for t in (0.01, 0.03, 0.1, 0.3)]
+
+    return candidates
+
+
+def _rates(best: Settings) -> list[Settings]:
+    return [replace(best, learning_rate=best.learning_rate * f) for f in (0.5, 1.0, 2.0)]
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+def tune(profile: str, name: str, data_dir: Path, folder: Path, seeds: int) -> list[dict[str, Any]]:
+    """All candidates of a method, best first: {"settings", "NLL", "accuracy"}."""
+    torch.set_num_threads(1)  # two methods at a time are faster than two threads for one
+    best = _start(profile, name)
+    scored: dict[str, dict[str, Any]] = {}
+    for stage in stages(profile, name):
+        for settings in stage(best):
+            key = json.dumps(asdict(settings), sort_keys=True)
+            if key not in scored:
+                scored[key] = _mean_score(profile, name, settings, data_dir, folder, seeds)
+        best = Settings(**min(scored.values(), key=lambda entry: entry["NLL"])["settings"])
+    return sorted(scored.values(), key=lambda entry: entry["NLL"])
+
+
+def _start(profile: str, name: str) -> Settings:
+    if profile != "tempered":
+        return Settings(1e-3, 0.3)  # the first stage does not read it
+    return get_method(name, profile=read_settings("bayes")).settings
+
+
+def _mean_score(
+    profile: str, name: str, settings: Settings, data_dir: Path, folder: Path, seeds: int
+) -> dict[str, Any]:
+    runs = [
+        score(name, settings, PROFILES[profile], cell, SPLIT + seed, data_dir, folder)
+        for cell, seed in product(PROFILES[profile].cells, range(seeds))
+    ]
+    means = {key: sum(run[key] for run in runs) / len(runs) for key in ("NLL", "accuracy")}
+    return {"settings": asdict(settings), **means}
+
+
+def score(
+    name: str,
+    settings: Settings,
+    profile: Profile,
+    cell: tuple[str, int | None],
+    seed: int,
+    data_dir: Path,
+    folder: Path,
+) -> dict[str, Any]:
+    """Train on one part of the training images and evaluate on another."""
+    budget = replace(profile.budget, temperature=settings.temperature)
+    config = {
+        "method": name,
+        "settings": asdict(settings),
+        "budget": asdict(budget),
+        "cell": cell,
+        "seed": seed,
+    }
+    text = json.dumps(config, sort_keys=True)
+    path = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
-    torch.set_num_threads(1)  # two runs at a time are faster than two threads for one
-    data = datasets.load("embedded", Path())
-    chosen, held_out = datasets.train_validation_split(data.train_labels, VALIDATION, SPLIT)
+    dataset, size = cell
+    data = datasets.load(dataset, data_dir)
+    pool, held_out = datasets.train_validation_split(data.train_labels, VALIDATION, SPLIT)
+    chosen = pool[datasets.stratified_indices(data.train_labels[pool], size, seed)]
+    held_out = held_out[
+        datasets.stratified_indices(data.train_labels[held_out], profile.validation_size, SPLIT)
+    ]
     images, validation = training.standardize(data.train_images[chosen], data.train_images[held_out])
-    method = networks.get_method(name, settings)
-    classes = len(data.classes)
-    trained = training.train(method, images, data.train_labels[chosen], classes, budget, SPLIT)
+    method = get_method(name, settings)
+    labels = data.train_labels[chosen]
+    trained = training.train(method, images, labels, len(data.classes), budget, seed)
     predicted = training.predict(method, trained.network, validation, budget.samples)
-    result = {
-        "method": name,
-        "settings": vars(settings),
-        "split": SPLIT,
-        "kl": trained.kl / len(images),
-        **metrics.evaluate(predicted, data.train_labels[held_out]),
-    }
-    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
+    measured = metrics.evaluate(predicted, data.train_labels[held_out])
+    result = {"NLL": measured["cls/NLL"], "accuracy": measured["cls/Acc"], "config": config}
+    write_json(path, result)
     return result
 
 
-if __name__ == "__main__":
-    from experiments import tune  # joblib's workers find `score` by the name of its module
+# --- the command line --------------------------------------------------------------------------
 
-    tune.main()
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--profile", choices=PROFILES, default="bayes")
+    parser.add_argument("--methods", type=names, help="comma-separated (default: all of the profile)")
+    parser.add_argument("--seeds", type=whole, default=1, help="training subsets a candidate is scored on")
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path(".cache/data"), help="where downloads are, or go"
+    )
+    parser.add_argument("--jobs", type=whole, default=2, help="methods at a time, one thread each")
+    parser.add_argument(
+        "--output", type=Path, default=Path("results/tune"), help="folder for finished runs"
+    )
+    parser.add_argument("--settings", type=Path, default=SETTINGS_FILE, help="file that takes the choice")
+    arguments = parser.parse_args(argv)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    methods = arguments.methods or PROFILES[arguments.profile].methods
+    for name in methods:
+        if name not in METHODS:
+            parser.error(f"--methods {name}: choose from {', '.join(METHODS)}")
+
+    pool = Parallel(arguments.jobs, return_as="generator")
+    found = pool(
+        delayed(tune)(arguments.profile, name, arguments.data_dir, arguments.output, arguments.seeds)
+        for name in methods
+    )
+    for name, candidates in zip(methods, found, strict=True):
+        print(f"{name}: validation NLL, accuracy")
+        for entry in candidates:
+            print(
+                f"  {entry['NLL']:.4f}  {entry['accuracy']:.4f}  {Settings(**entry['settings'])}",
+                flush=True,
+            )
+        record(arguments.settings, arguments.profile, name, candidates, arguments.seeds)
+
+
+def record(path: Path, profile: str, name: str, candidates: list[dict[str, Any]], seeds: int) -> None:
+    """Put the best candidate into the settings file, with what was tried and how each fared."""
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"profiles": {}}
+    entry = settings["profiles"].setdefault(profile, {"methods": {}, "candidates": {}})
+    cells = [f"{dataset}, n = {size or 'all'}" for dataset, size in PROFILES[profile].cells]
+    entry["chosen"] = {
+        "by": "mean validation NLL",
+        "on": cells,
+        "seeds": seeds,
+        "budget": asdict(PROFILES[profile].budget),
+    }
+    entry["methods"][name] = candidates[0]["settings"]
+    entry.setdefault("candidates", {})[name] = [
+        {**c, "NLL": round(c["NLL"], 4), "accuracy": round(c["accuracy"], 4)} for c in candidates
+    ]
+    write_json(path, settings)
+
+
+if __name__ == "__main__":
+    from experiments import tune as module  # joblib's workers find `tune` by the name of its module
+
+    module.main()

@@ -9,7 +9,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import topoprior as tp
-from experiments import metrics, networks, report, runs, training
+from experiments import methods, metrics, networks, report, runs, training
 from experiments.training import Budget
 
 METHODS = ("klein", "gaussian", "blitz", "deterministic")
@@ -137,7 +137,7 @@ def test_training_is_repeatable_and_learns(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 2
     images = torch.randn(60, 1, 8, 8, generator=generator) + 3 * labels[:, None, None, None]
-    method = networks.get_method(name)
+    method = methods.get_method(name)
     budget = Budget(steps=40, batch_size=20, temperature=0.01)
     first, again = (training.train(method, images, labels, 2, budget, seed=1) for _ in range(2))
     for a, b in zip(first.network.parameters(), again.network.parameters(), strict=True):
@@ -153,13 +153,13 @@ def test_training_is_repeatable_and_learns(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 8), (1, 28), (3, 33)])
 def test_networks_take_images_of_any_size(name: str, channels: int, size: int) -> None:
-    network = networks.build(networks.get_method(name), channels, 7)
+    network = networks.build(methods.get_method(name), channels, 7)
     assert network(torch.randn(2, channels, size, size)).shape == (2, 7)
     assert networks.first_kernels(network).shape == (networks.WIDTHS[0], channels, 3, 3)
 
 
 def test_methods_differ_in_convolutions_only() -> None:
-    built = [networks.build(networks.get_method(name), 3, 10) for name in METHODS]
+    built = [networks.build(methods.get_method(name), 3, 10) for name in METHODS]
     for layers in zip(*built, strict=True):
         if isinstance(layers[-1], nn.Conv2d):
             for a, b in zip(layers[:-1], layers[1:], strict=True):
@@ -175,7 +175,7 @@ def test_methods_differ_in_convolutions_only() -> None:
 
 def test_blitz_network() -> None:
     """Its KL is finite, and near the closed form that ours has for the same posterior."""
-    network = networks.build(networks.get_method("blitz"), 1, 10)
+    network = networks.build(methods.get_method("blitz"), 1, 10)
     draws = []
     for _ in range(20):
         network(torch.randn(2, 1, 8, 8))
@@ -196,7 +196,7 @@ def test_blitz_network() -> None:
 def test_all_start_from_the_same_scale() -> None:
     """He's variance, E w^2 = 2 / fan-in, whatever the prior."""
     for name in METHODS:
-        method = networks.get_method(name)
+        method = methods.get_method(name)
         gain = method.settings.options.get("gain", math.sqrt(2)) * method.settings.options.get(
             "prior_scale", 1
         )
@@ -208,7 +208,7 @@ def test_parameters_counted_once() -> None:
     images, labels = torch.randn(8, 1, 8, 8), torch.arange(8) % 2
     counts: dict[str, int] = {}
     for name in METHODS:
-        trained = training.train(networks.get_method(name), images, labels, 2, Budget(1, 8), seed=0)
+        trained = training.train(methods.get_method(name), images, labels, 2, Budget(1, 8), seed=0)
         counts[name] = trained.parameters
     linear = (9 * networks.WIDTHS[-1] + 1) * 2
     assert counts["gaussian"] == counts["blitz"] == 2 * counts["deterministic"] - linear
@@ -217,7 +217,7 @@ def test_parameters_counted_once() -> None:
 
 def test_a_folder_is_a_prior(tmp_path: Path) -> None:
     tp.DecoderPrior.from_pretrained("klein-3x3").save_pretrained(tmp_path / "mine")
-    network = networks.build(networks.get_method(str(tmp_path / "mine")), 1, 10)
+    network = networks.build(methods.get_method(str(tmp_path / "mine")), 1, 10)
     assert isinstance(network[0].prior, tp.DecoderPrior)
 
 
