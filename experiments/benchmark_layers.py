@@ -186,11 +186,17 @@ def kl_alone(peer: Peer, device: torch.device) -> Run:
     return lambda: (tp.kl_divergence(net) / NUM_DATA).backward()
 
 
-def parameters(peer: Peer) -> int:
-    """Trained numbers of the three convolutions with their biases, each counted once."""
+def parameters(peer: Peer) -> dict[str, int]:
+    """Numbers of the three convolutions: registered, as an optimizer sees them, and trained, with a gradient."""
     net = peers.network(peer)
+    loss = net(torch.randn(2, 3, 8, 8)).square().sum() + peer.kl(net)
+    loss.backward()
     last = {id(p) for p in net[-1].parameters()}
-    return sum(p.numel() for p in net.parameters() if p.requires_grad and id(p) not in last)
+    ours = [p for p in net.parameters() if id(p) not in last]
+    return {
+        "registered": sum(p.numel() for p in ours),
+        "trained": sum(p.numel() for p in ours if p.grad is not None),
+    }
 
 
 def prediction(found: dict[str, Peer], batch: int, repeats: int, device: torch.device) -> dict[str, Any]:

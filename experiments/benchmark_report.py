@@ -27,8 +27,13 @@ def as_markdown(results: dict[str, Any]) -> str:
         lines += ["", f"Share of the KL, forward and backward: {', '.join(shares)}."]
     if "parameters" in results:
         counts = results["parameters"]
-        rows = [[name, f"{n:,}", f"{n / counts[REFERENCE]:.2f}"] for name, n in counts.items()]
-        lines += _table("Trained numbers of the three convolutions", ["", "parameters", "ratio"], rows)
+        base = counts[REFERENCE]["registered"]
+        rows = [
+            [name, f"{n['registered']:,}", f"{n['trained']:,}", f"{n['registered'] / base:.2f}"]
+            for name, n in counts.items()
+        ]
+        head = ["", "registered", "of these trained", "ratio"]
+        lines += _table("Numbers in the three convolutions", head, rows)
     for table in results.get("prediction", []):
         lines += _times(f"{table['samples']} samples, batch {table['batch']}", table["rows"])
     if "layer" in results:
@@ -65,7 +70,8 @@ def claims(results: dict[str, Any]) -> Iterator[tuple[str, float, str, bool]]:
         yield at_most(f"share of the KL at batch {batch}", table["kl_share"][KLEIN], 0.05)
     if "parameters" in results:
         counts = results["parameters"]
-        yield at_most("parameters / nn.Conv2d", counts[KLEIN] / counts[REFERENCE], 1.0)
+        ratio = counts[KLEIN]["registered"] / counts[REFERENCE]["registered"]
+        yield at_most("parameters / nn.Conv2d", ratio, 1.0)
     for table in results.get("prediction", []):
         rows = table["rows"]
         if table["batch"] == 64:

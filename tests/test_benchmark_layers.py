@@ -19,9 +19,10 @@ def test_a_short_run(tmp_path, capsys):
     assert set(table["rows"]) == set(peers.available()[0])
     assert table["rows"][peers.REFERENCE]["ratio"] == 1
     counts = results["parameters"]
-    assert counts[peers.REFERENCE] == 9 * (3 * 64 + 64 * 128 + 128 * 256) + 448
-    assert counts[peers.OURS[0]] == 8 * (3 * 64 + 64 * 128 + 128 * 256) + 2 * 448
-    assert counts[peers.OURS[1]] == 2 * counts[peers.REFERENCE]
+    kernels, biases = 3 * 64 + 64 * 128 + 128 * 256, 64 + 128 + 256
+    expected = {peers.REFERENCE: 9 * kernels + biases, peers.OURS[0]: 8 * kernels + 2 * biases}
+    for name, number in {**expected, peers.OURS[1]: 2 * expected[peers.REFERENCE]}.items():
+        assert counts[name] == {"registered": number, "trained": number}
     report = (tmp_path / "out" / "report.md").read_text()
     assert "Training step of the 64-128-256 network, batch 1" in report
     assert report in capsys.readouterr().out
