@@ -1,0 +1,186 @@
+"""The runs of a sweep as a table: read, group, compare seed by seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.metrics import Interval, interval
+from experiments.paired import Paired, holm, paired_t_test
+
+Run = Mapping[str, Any]
+# Of a whole run, what the report needs; the rest of the configuration is the same for all, or in the raw files.
+KEPT = ("dataset", "train_size", "method", "start", "temperature", "seed")
+# Where more is better; less is in all other measures.
+_MORE = ("Acc", "AUROC")
+
+
+class Cell(NamedTuple):
+    dataset: str
+    train_size: int
+    temperature: str
+
+
+class Variant(NamedTuple):
+    """A method and the weights that it starts from."""
+
+    method: str
+    start: str = "own"
+
+    def __str__(self) -> str:
+        return self.method if self.start == "own" else f"{self.method}, {self.start} start"
+
+
+class Comparison(NamedTuple):
+    """One method against another at one place, by one measure."""
+
+    cell: Cell
+    first: Variant
+    second: Variant
+    measure: str
+    result: Paired
+    adjusted_p: float | None = None
+
+    @property
+    def gain(self) -> float:
+        """The mean difference, positive where the first one is better."""
+        return self.result.mean if more_is_better(self.measure) else -self.result.mean
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, or open where the interval holds 0 (or there is none)."""
+        if not self.result.excludes_zero:
+            return "open"
+        return "better" if self.gain > 0 else "worse"
+
+
+def more_is_better(measure: str) -> bool:
+    return measure.endswith(_MORE)
+
+
+def read_runs(path: Path) -> list[Run]:
+    """The runs in a sweep's folder, or in the summary file that a report wrote.
+
+    Raises:
+        ValueError: nothing there, or files that no sweep has written.
+    """
+    folder = path / "runs" if (path / "runs").is_dir() else path
+    try:
+        if folder.is_dir():
+            runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+        else:
+            runs = json.loads(folder.read_text(encoding="utf-8"))["runs"]
+        for run in runs:
+            _ = [run["config"][key] for key in KEPT], run["results"]["cls/Acc"]
+    except OSError as error:
+        raise ValueError(
+            f"{path}: {error.strerror or error}; give a sweep's folder or summary.json"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a sweep's results ({error!r})") from None
+    if not runs:
+        raise ValueError(f"{path}: no finished runs")
+    return runs
+
+
+def summary_of(runs: Sequence[Run]) -> dict[str, Any]:
+    """Small enough to be kept in a repository: every result; one run's kernels for each method of the first cell."""
+    kept, pictured = [], set()
+    for run in runs:
+        entry = {"config": run["config"], "results": run["results"], "reliability": run["reliability"]}
+        if (variant := variant_of(run)) not in pictured and "kernels" in run:
+            entry["kernels"] = run["kernels"]
+            pictured.add(variant)
+        kept.append(entry)
+    versions = next((run["versions"] for run in runs if "versions" in run), {})
+    return {"versions": versions, "runs": kept}
+
+
+def cell_of(run: Run) -> Cell:
+    config = run["config"]
+    return Cell(config["dataset"], config["train_size"], config["temperature"])
+
+
+def variant_of(run: Run) -> Variant:
+    return Variant(run["config"]["method"], run["config"]["start"])
+
+
+class Table:
+    """Runs by place and method. Methods without a temperature are found at every one."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self._runs: dict[tuple[Cell, Variant], dict[int, Run]] = {}
+        for run in runs:
+            seeds = self._runs.setdefault((cell_of(run), variant_of(run)), {})
+            seeds[run["config"]["seed"]] = run
+        self.datasets = list(dict.fromkeys(cell.dataset for cell, _ in self._runs))
+        self.temperatures = sorted({cell.temperature for cell, _ in self._runs})
+        self.variants = list(dict.fromkeys(variant for _, variant in self._runs))
+
+    def sizes(self, dataset: str) -> list[int]:
+        return sorted({cell.train_size for cell, _ in self._runs if cell.dataset == dataset})
+
+    def runs(self, cell: Cell, variant: Variant) -> dict[int, Run]:
+        """By seed; empty where there are none."""
+        found = self._runs.get((cell, variant), {})
+        if not found and variant.method in ("deterministic", "ensemble"):
+            for temperature in self.temperatures:
+                found = found or self._runs.get((cell._replace(temperature=temperature), variant), {})
+        return found
+
+    def interval(self, cell: Cell, variant: Variant, measure: str) -> Interval | None:
+        values = [
+            run["results"][measure]
+            for run in self.runs(cell, variant).values()
+            if measure in run["results"]
+        ]
+        return interval(values) if values else None
+
+    def measures(self) -> list[str]:
+        found: dict[str, None] = {}
+        for seeds in self._runs.values():
+            for run in seeds.values():
+                found.update(dict.fromkeys(run["results"]))
+        return list(found)
+
+    def compare(self, cell: Cell, first: Variant, second: Variant, measure: str) -> Comparison | None:
+        """First minus second over the seeds that both have."""
+        ones, others = self.runs(cell, first), self.runs(cell, second)
+        differences = [
+            ones[seed]["results"][measure] - others[seed]["results"][measure]
+            for seed in sorted(ones.keys() & others.keys())
+            if measure in ones[seed]["results"] and measure in others[seed]["results"]
+        ]
+        if not differences:
+            return None
+        return Comparison(cell, first, second, measure, paired_t_test(differences))
+
+    def best_start(self, cell: Cell, method: str, measure: str) -> Variant:
+        """The start with the better mean on the test images: a choice in favour of this method."""
+        found = {v: self.interval(cell, v, measure) for v in self.variants if v.method == method}
+        known: dict[Variant, float] = {v: value.mean for v, value in found.items() if value is not None}
+        if not known:
+            return Variant(method)
+        choose: Callable[..., Variant] = max if more_is_better(measure) else min
+        return choose(known, key=known.__getitem__)
+
+
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same with Holm's adjusted p-values: all that are given here are one family."""
+    tested = [c for c in comparisons if c.result.p is not None]
+    adjusted = iter(holm([c.result.p for c in tested if c.result.p is not None]))
+    return [c if c.result.p is None else c._replace(adjusted_p=next(adjusted)) for c in comparisons]
+
+
+def against(table: Table, opponent: str, temperature: str, measures: Sequence[str]) -> list[Comparison]:
+    """Klein against a method with the better of its starts, at every place."""
+    found = [
+        table.compare(cell, Variant("klein"), table.best_start(cell, opponent, measure), measure)
+        for dataset in table.datasets
+        for size in table.sizes(dataset)
+        for cell in [Cell(dataset, size, temperature)]
+        for measure in measures
+    ]
+    return corrected([c for c in found if c is not None])
