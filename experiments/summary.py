@@ -94,7 +94,7 @@ def summary_of(runs: Sequence[Run]) -> dict[str, Any]:
             entry["kernels"] = run["kernels"]
             pictured.add(variant)
         kept.append(entry)
-    versions = next((run["versions"] for run in runs if "versions" in run), {})
+    versions: dict[str, str] = next((run["versions"] for run in runs if "versions" in run), {})
     return {"versions": versions, "runs": kept}
 
 
