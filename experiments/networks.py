@@ -6,6 +6,7 @@ at temperature 1, small data leave the whole posterior at the prior, and then th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,18 +17,40 @@ from experiments.methods import Method, blitz_sequential, is_blitz, start_from_k
 
 WIDTHS = (16, 32, 64)
 _LEAK = 0.1
-# Channels of the convolutions, and the side of the grid on which the last layer sees them.
-NETWORKS = {"compare": (WIDTHS, 3), "small": ((16, 32), 4)}
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is the same for all methods.
+
+    widths: channels of the convolutions. side: of the grid on which the last layer sees them.
+    normalized: an image's features have mean 0 and variance 1 before the last layer, which starts at 0: noise in
+    the weights changes the scale of all features together, and a few images cannot teach the last layer to bear it.
+    """
+
+    widths: tuple[int, ...]
+    side: int
+    normalized: bool = False
+
+
+NETWORKS = {"compare": Network(WIDTHS, 3), "small": Network(WIDTHS, 3, normalized=True)}
 
 
 def build(method: Method, channels: int, classes: int, network: str = "compare") -> nn.Sequential:
     """A network of `NETWORKS`, for images (N, channels, H, W) of any size from 8 on; returns logits (N, classes)."""
-    widths, side = NETWORKS[network]
+    shape = NETWORKS[network]
     layers: list[nn.Module] = []
-    for width in widths:
+    for width in shape.widths:
         layers += [method.convolution(channels, width), nn.MaxPool2d(2), nn.LeakyReLU(_LEAK)]
         channels = width
-    layers += [nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Linear(side**2 * channels, classes)]
+    features = shape.side**2 * channels
+    last = nn.Linear(features, classes)
+    layers += [nn.AdaptiveAvgPool2d(shape.side), nn.Flatten()]
+    if shape.normalized:
+        layers.append(nn.LayerNorm(features, elementwise_affine=False))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    layers.append(last)
     built = blitz_sequential()(*layers) if is_blitz(method) else nn.Sequential(*layers)
     if method.start == "klein":
         start_from_klein_(built)

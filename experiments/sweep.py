@@ -250,7 +250,7 @@ def make_parser() -> Parser:
 
     run = parser.add_argument_group("a run, the same for all")
     run.add_argument("--network", choices=sorted(NETWORKS), default="small", help="default: %(default)s")
-    run.add_argument("--steps", type=whole, default=defaults.steps, help="default: %(default)s")
+    run.add_argument("--steps", type=whole, default=150, help="default: %(default)s")
     run.add_argument("--batch-size", type=whole, default=defaults.batch_size, help="default: %(default)s")
     run.add_argument(
         "--warmup", type=_fraction, default=0.0, help="part of the steps in which the KL rises"

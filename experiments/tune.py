@@ -23,6 +23,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,14 @@ from joblib import Parallel, delayed
 
 from experiments import datasets, metrics, training
 from experiments.arguments import names, whole
+from experiments.datasets import ImageData
 from experiments.methods import METHODS, SETTINGS_FILE, Settings, get_method, read_settings
 from experiments.runs import write_json
 from experiments.training import Budget
 
 VALIDATION = 0.3
 SPLIT = 1_000_000  # a seed that no comparison uses
+SMALL_BUDGET = Budget(steps=150, samples=16, network="small")
 _HE_GAIN = math.sqrt(2)
 Stage = Callable[[Settings], list[Settings]]
 
@@ -51,7 +54,7 @@ class Profile:
     cells: Sequence[tuple[str, int | None]]
     budget: Budget
     methods: Sequence[str]
-    validation_size: int | None = None
+    validation_size: int | None = None  # at most; None: all
 
 
 _SMALL = tuple(m for m in METHODS if m not in ("scale-mixture", "blitz", "ensemble"))
@@ -59,12 +62,8 @@ PROFILES = {
     "compare": Profile(
         (("embedded", None),), Budget(steps=500), ("klein", "gaussian", "blitz", "deterministic")
     ),
-    "bayes": Profile(
-        (("mnist", 100), ("embedded", 100)), Budget(samples=16, network="small"), _SMALL, 1000
-    ),
-    "tempered": Profile(
-        (("mnist", 100), ("embedded", 100)), Budget(samples=16, network="small"), _SMALL, 1000
-    ),
+    "bayes": Profile((("mnist", 100), ("embedded", 100)), SMALL_BUDGET, _SMALL, 1000),
+    "tempered": Profile((("mnist", 100), ("embedded", 100)), SMALL_BUDGET, _SMALL, 1000),
 }
 
 
@@ -74,25 +73,33 @@ PROFILES = {
 def stages(profile: str, name: str) -> list[Stage]:
     """Each takes the best settings so far and returns candidates; the numbers are the same for all methods."""
     if profile == "compare":
-        return [_rates_and_starts(name)]
+        return [_rates_and_starts(name, (3e-3, 1e-2, 2e-2), 0.1, (5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))]
     if profile == "bayes":
-        return [_rates_and_starts(name), _scales(name)]
+        # Half the steps, so twice the rates.
+        first = _rates_and_starts(name, (1e-2, 2e-2, 4e-2), 1.0, (2e-3, 5e-3, 1e-2), (0.1, 1.0, 5.0))
+        return [first, _scales(name)]
     return [_temperatures(name), _rates]
 
 
-def _rates_and_starts(name: str) -> Stage:
+def _rates_and_starts(
+    name: str,
+    rates: Sequence[float],
+    last_decay: float,
+    plain_rates: Sequence[float],
+    plain_decays: Sequence[float],
+) -> Stage:
     """Nine: learning rate x std of the posterior at the start (x weight decay where there is no posterior)."""
 
     def candidates(_: Settings) -> list[Settings]:
         if name == "deterministic":
-            return [Settings(r, d) for r, d in product((5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))]
+            return [Settings(r, d) for r, d in product(plain_rates, plain_decays)]
         starts: list[dict[str, float]] = [{"init_scale": s} for s in (0.01, 0.03, 0.1)]
         if name in ("klein", "klein-residual", "euclidean-3x3"):
             latent = {0.01: 0.002, 0.03: 0.005, 0.1: 0.01}
             starts = [{**s, "init_latent_scale": latent[s["init_scale"]]} for s in starts]
         elif name.startswith("blitz"):
             starts = [{"prior_scale": 1.0, "posterior_rho_init": rho} for rho in (-8.0, -6.0, -5.0)]
-        return [Settings(rate, 0.1, options) for rate, options in product((3e-3, 1e-2, 2e-2), starts)]
+        return [Settings(rate, last_decay, options) for rate, options in product(rates, starts)]
 
     return candidates
 
@@ -181,11 +188,15 @@ def score(
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     dataset, size = cell
-    data = datasets.load(dataset, data_dir)
+    data = _load(dataset, data_dir)
     pool, held_out = datasets.train_validation_split(data.train_labels, VALIDATION, SPLIT)
     chosen = pool[datasets.stratified_indices(data.train_labels[pool], size, seed)]
     held_out = held_out[
-        datasets.stratified_indices(data.train_labels[held_out], profile.validation_size, SPLIT)
+        datasets.stratified_indices(
+            data.train_labels[held_out],
+            min(len(held_out), profile.validation_size or len(held_out)),
+            SPLIT,
+        )
     ]
     images, validation = training.standardize(data.train_images[chosen], data.train_images[held_out])
     method = get_method(name, settings)
@@ -196,6 +207,11 @@ def score(
     result = {"NLL": measured["cls/NLL"], "accuracy": measured["cls/Acc"], "config": config}
     write_json(path, result)
     return result
+
+
+@lru_cache(maxsize=2)
+def _load(dataset: str, data_dir: Path) -> ImageData:
+    return datasets.load(dataset, data_dir)
 
 
 # --- the command line --------------------------------------------------------------------------
