@@ -1,5 +1,6 @@
 """Every law of `Covering`, on every space of the table; then what is particular to flat spaces and to K."""
 
+import functools
 import math
 import os
 
@@ -218,6 +219,32 @@ def test_vmap_agrees_with_batches(name: str) -> None:
     close(torch.func.vmap(space.distance)(x, y), space.distance(x, y))
     close(torch.func.vmap(space.project)(x), space.project(x))
     close(torch.func.vmap(lambda p: space.lifts(p, 0.5))(x), space.lifts(x, 0.5))
+
+
+@pytest.mark.parametrize("name", ["torus", "klein", "moebius", "hexagonal", "third-turn"])
+def test_first_use_in_compiled_code(name: str) -> None:
+    """Nothing is computed late that cannot be traced: a fresh space, first used inside the graph."""
+    torch._dynamo.reset()
+    fresh, known = SPACES[name](), space_named(name)
+
+    def f(space: Covering, x: Tensor, y: Tensor) -> Tensor:
+        return space.distance(x, y) + space.project(x).sum(-1) + space.lifts(y, 0.5).sum((-1, -2))
+
+    x, y = points(known, 5), points(known, 5, seed=1)
+    compiled = torch.compile(functools.partial(f, fresh), backend="eager", fullgraph=True)
+    close(compiled(x, y), f(known, x, y))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["klein", "hexagonal", "hantzsche-wendt"])
+def test_features_in_compiled_code(name: str) -> None:
+    """Those found by search are found at first use, which cannot be traced; after it they can."""
+    torch._dynamo.reset()
+    space = space_named(name)
+    x = points(space, 4)
+    y = space.embed(x)
+    close(torch.compile(space.embed, backend="eager", fullgraph=True)(x), y)
+    close(torch.compile(space.retract, backend="eager", fullgraph=True)(y), space.retract(y))
 
 
 @every_space

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import topoprior as tp
 from topoprior.invariants import invariant_harmonics
-from topoprior.spherical import top_eigenvector
+from topoprior.projective import top_eigenvector
 
 F64 = torch.float64
 
@@ -332,5 +332,19 @@ def test_the_poincare_sphere() -> None:
 def test_compile(name: str) -> None:
     space = SPACES[name]
     x, y = points(space, 8), points(space, 8, 1)
-    compiled = torch.compile(lambda a, b: space.distance(a, b) + space.embed(a).sum(-1), backend="eager")
-    torch.testing.assert_close(compiled(x, y), space.distance(x, y) + space.embed(x).sum(-1))
+
+    def f(a: Tensor, b: Tensor) -> Tensor:
+        return space.distance(a, b) + space.embed(a).sum(-1)
+
+    compiled = torch.compile(f, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, y), f(x, y))
+
+
+@pytest.mark.slow
+def test_compiled_features_that_were_found_by_search() -> None:
+    space = SPACES["RP2 generic"]
+    x = points(space, 4)
+    y = space.embed(x)  # the search itself cannot be traced
+    torch.testing.assert_close(torch.compile(space.embed, backend="eager", fullgraph=True)(x), y)
+    lift = torch.compile(space.retract, backend="eager", fullgraph=True)(y)
+    assert space.same_point(lift, x).all()

@@ -17,21 +17,18 @@ from topoprior.inference import (
 )
 from topoprior.latent_priors import EuclideanDecoderPrior
 from topoprior.layers import BayesConv1d, BayesConv2d, BayesConv3d, BayesConvTranspose2d, BayesLinear
+from topoprior.lens import LensSpace
 from topoprior.mean_field import Gaussian, MeanFieldPosterior, MeanFieldPrior
 from topoprior.model_summary import summary
 from topoprior.objectives import elbo_loss, kl_warmup
+from topoprior.power_spherical import PowerSpherical
 from topoprior.priors import WeightPosterior, WeightPrior, get_prior, register_prior
 from topoprior.products import Product
-from topoprior.pushforward import PowerSpherical, Pushforward
+from topoprior.projective import RealProjectiveSpace, RotationGroup
+from topoprior.pushforward import Pushforward
 from topoprior.scale_families import Laplace, LogUniform, ScaleMixture, StudentT
 from topoprior.spaces import Cylinder, HalfTurnManifold, HantzscheWendt, MoebiusBand
-from topoprior.spherical import (
-    LensSpace,
-    RealProjectiveSpace,
-    RotationGroup,
-    Sphere,
-    SphericalSpaceForm,
-)
+from topoprior.spherical import Sphere, SphericalSpaceForm
 from topoprior.uncertainty import expected_entropy, mutual_information, predictive_entropy
 from topoprior.vae import CoveringVAE
 

@@ -138,10 +138,10 @@ class WrappedNormal(Distribution):
         turned = torch.einsum("jab,...b->...ja", space.linear.to(value.device), value.double())
         centre = self.loc.double().unsqueeze(-2)
         terms = torch.broadcast_tensors(turned, space.shift.to(value.device), -centre)
-        sheets = log_lattice_normal_of_sum(
+        log_density = log_lattice_normal_of_sum(
             torch.stack(terms, -1), self.scale_tril.unsqueeze(-3), space.lattice.to(value.device)
         )
-        return sheets.logsumexp(-1).to(torch.promote_types(value.dtype, self.loc.dtype))
+        return log_density.logsumexp(-1).to(torch.promote_types(value.dtype, self.loc.dtype))
 
     def _axis_sheets(self, value: Tensor) -> list[Tensor]:
         """Sheet by sheet, the log density on the torus: a sum of one-dimensional ones.

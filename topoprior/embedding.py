@@ -83,7 +83,8 @@ def _jacobian(space: Covering, features: Callable[[Tensor], Tensor], x: Tensor) 
     def along(v: Tensor, at: Tensor) -> Tensor:
         return features(space._move(at, v))
 
-    return torch.func.vmap(torch.func.jacfwd(along))(torch.zeros_like(x), x)
+    # Backward, though jacfwd would do less: torch.compile cannot trace it here.
+    return torch.func.vmap(torch.func.jacrev(along))(torch.zeros_like(x), x)
 
 
 def embedding_harmonics(space: FlatManifold) -> Harmonics:
@@ -105,7 +106,7 @@ def embedding_invariants(space: SphericalSpaceForm) -> SphericalHarmonics:
     Degree after degree: the first one of a large group is high (12 on the Poincare sphere), and every
     degree costs.
     """
-    points = torch.cat([_symmetric(space.cover_dim), _sphere_grid(space.cover_dim, 256)])
+    points = torch.cat([_symmetric(space.cover_dim), sphere_grid(space.cover_dim, 256)])
     parts: list[SphericalHarmonics] = []
     degree = 1
     while math.comb(space.dim + degree, degree) <= _MOST_MONOMIALS:
@@ -130,7 +131,7 @@ def _symmetric(cover_dim: int) -> Tensor:
     return torch.cat([eye, (eye[i] + eye[j]) / math.sqrt(2), (eye[i] - eye[j]) / math.sqrt(2)])
 
 
-def _sphere_grid(cover_dim: int, count: int) -> Tensor:
+def sphere_grid(cover_dim: int, count: int = _GRID) -> Tensor:
     """Evenly spread unit vectors, (count, cover_dim): normal quantiles of a Sobol sequence."""
     unit = torch.quasirandom.SobolEngine(cover_dim, scramble=True, seed=0).draw(count, dtype=torch.float64)
     normal = torch.special.ndtri(unit.clamp(1e-9, 1 - 1e-9))
@@ -161,7 +162,7 @@ def nearest_flat_point(space: FlatManifold, y: Tensor) -> Tensor:
 
 def nearest_spherical_point(space: SphericalSpaceForm, y: Tensor) -> Tensor:
     """:func:`nearest_point` on a grid of the sphere."""
-    return nearest_point(space, y, _sphere_grid(space.cover_dim, _GRID), 0.1 * space.shortest)
+    return nearest_point(space, y, space._search_grid, 0.1 * space.shortest)
 
 
 def nearest_point(space: Covering, y: Tensor, grid: Tensor, reach: float, steps: int = 6) -> Tensor:

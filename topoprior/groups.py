@@ -122,17 +122,24 @@ def solvable(matrix: list[list[int]], target: list[int]) -> bool:
     return True
 
 
-def neighbour_offsets(lattice: Tensor, radius: float | Tensor) -> Tensor:
-    """All k in Z^r with |B k| <= radius, (L, r) float64, 0 first."""
-    r = lattice.shape[1]
-    if r == 0:
-        return torch.zeros(1, 0, dtype=torch.float64)
-    bounds = torch.linalg.pinv(lattice).norm(dim=1) * radius  # |k_i| <= |row i of B^+| |B k|
-    ranges = [range(-math.floor(b + _TOL), math.floor(b + _TOL) + 1) for b in bounds.tolist()]
-    box = torch.tensor(list(itertools.product(*ranges)), dtype=torch.float64)
-    lengths = (box @ lattice.T).norm(dim=1)
-    order = lengths.argsort(stable=True)
-    return box[order][lengths[order] <= float(radius) + _TOL]
+def short_vectors(columns: list[list[float]], bounds: list[float], radius: float) -> list[list[float]]:
+    """All lattice vectors B k of length up to ``radius``, 0 first, then by length.
+
+    In Python numbers, so that a search with a given radius can be traced by `torch.compile`.
+
+    Args:
+        columns: of B, r lists of n numbers.
+        bounds: the lengths of the rows of B^+, as |k_i| <= |row i| |B k|.
+    """
+    ranges = [range(-math.floor(b * radius + _TOL), math.floor(b * radius + _TOL) + 1) for b in bounds]
+    found = []
+    for k in itertools.product(*ranges):
+        vector = [sum(c * i for c, i in zip(row, k, strict=True)) for row in zip(*columns, strict=True)]
+        length = math.sqrt(sum(v * v for v in vector))
+        if length <= radius + _TOL:
+            found.append((length, vector))
+    found.sort(key=lambda pair: pair[0])
+    return [vector for _, vector in found]
 
 
 # --- groups from generators --------------------------------------------------------------------

@@ -89,6 +89,7 @@ class Harmonics:
                 weights[:, terms.index(term), column] = torch.tensor(pair, dtype=torch.float64)
         self.eigenvalues = torch.tensor([eigenvalue for eigenvalue, _ in found], dtype=torch.float64)
         self._frequencies = torch.tensor([k for k, _ in terms]).reshape(-1, covering.rank)
+        self._order = int(self._frequencies.abs().max())
         self._coordinates = [c for _, c in terms]
         self._weights = weights
         self.columns = list(range(len(found)))  # which of the lowest harmonics these are
@@ -104,6 +105,7 @@ class Harmonics:
         used = (weights.abs().sum((0, 2)) > 0).nonzero().squeeze(-1)
         chosen._weights = weights[:, used]
         chosen._frequencies = self._frequencies[used]
+        chosen._order = int(chosen._frequencies.abs().max()) if len(used) else 0
         chosen._coordinates = [self._coordinates[i] for i in used.tolist()]
         chosen.eigenvalues = self.eigenvalues[columns]
         chosen.columns = torch.tensor(self.columns)[columns].tolist()
@@ -146,10 +148,9 @@ class Harmonics:
         e^{ikt} follow by the Chebyshev recurrence and the waves by complex products."""
         angle = 2 * math.pi * self.covering.lattice_coordinates(x)
         frequencies = self._frequencies.to(x.device)
-        order = int(self._frequencies.abs().max())
         cosines = [torch.ones_like(angle), angle.cos()]
         sines = [torch.zeros_like(angle), angle.sin()]
-        for _ in range(2, order + 1):
+        for _ in range(2, self._order + 1):
             cosines.append(2 * cosines[1] * cosines[-1] - cosines[-2])
             sines.append(2 * cosines[1] * sines[-1] - sines[-2])
         cos_powers, sin_powers = torch.stack(cosines, -1), torch.stack(sines, -1)

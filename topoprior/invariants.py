@@ -9,7 +9,6 @@ single integral.
 
 from __future__ import annotations
 
-import copy
 import itertools
 
 import torch
@@ -33,6 +32,7 @@ class SphericalHarmonics:
 
     def __init__(self, exponents: Tensor, weights: Tensor) -> None:
         self._exponents, self._weights = exponents, weights
+        self._degree = int(exponents.max())  # here, as it cannot be read off a tensor in compiled code
 
     @property
     def num_features(self) -> int:
@@ -40,14 +40,12 @@ class SphericalHarmonics:
 
     def select(self, columns: list[int]) -> SphericalHarmonics:
         """The polynomials of the given columns, monomials that none of them uses left out."""
-        chosen = copy.copy(self)
         weights = self._weights[:, columns]
         used = weights.abs().amax(1) > 0
-        chosen._exponents, chosen._weights = self._exponents[used], weights[used]
-        return chosen
+        return SphericalHarmonics(self._exponents[used], weights[used])
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _monomials(x, self._exponents) @ self._weights.to(x)
+        return _monomials(x, self._exponents, self._degree) @ self._weights.to(x)
 
     @staticmethod
     def join(parts: list[SphericalHarmonics]) -> SphericalHarmonics:
@@ -56,10 +54,10 @@ class SphericalHarmonics:
         return SphericalHarmonics(exponents, torch.block_diag(*(part._weights for part in parts)))
 
 
-def _monomials(x: Tensor, exponents: Tensor) -> Tensor:
-    """x^alpha for every row alpha of ``exponents``, (..., d) -> (..., M)."""
+def _monomials(x: Tensor, exponents: Tensor, degree: int) -> Tensor:
+    """x^alpha for every row alpha of ``exponents``, none of them above ``degree``: (..., d) -> (..., M)."""
     powers = [torch.ones_like(x)]
-    for _ in range(int(exponents.max())):
+    for _ in range(degree):
         powers.append(powers[-1] * x)
     table = torch.stack(powers, -1)
     exponents = exponents.to(x.device)
@@ -107,8 +105,10 @@ def invariant_harmonics(elements: Tensor, degree: int) -> SphericalHarmonics | N
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(2 * len(exponents) + 8, variables, generator=generator, dtype=torch.float64)
     points = points / points.norm(dim=1, keepdim=True)
-    here = _monomials(points, exponents) * norms
-    there = sum((_monomials(points @ a.T, exponents) * norms for a in elements), torch.zeros_like(here))
+    here = _monomials(points, exponents, degree) * norms
+    there = sum(
+        (_monomials(points @ a.T, exponents, degree) * norms for a in elements), torch.zeros_like(here)
+    )
     average = torch.linalg.lstsq(here, there / len(elements)).solution
     projector = projector @ average @ projector
     count = int(projector.trace().round())
@@ -122,7 +122,7 @@ def invariant_harmonics(elements: Tensor, degree: int) -> SphericalHarmonics | N
     if not found:
         return None
     # sum_k f_k^2 over a full basis of H_d is constant on the sphere: its value is dim H_d E[f^2].
-    pole = _monomials(torch.eye(variables, dtype=torch.float64)[0], exponents) * norms
+    pole = _monomials(torch.eye(variables, dtype=torch.float64)[0], exponents, degree) * norms
     mean_square = (_harmonic_projector(exponents, norms) @ pole) @ pole / dimension
     weights = torch.stack(found, 1) * norms.unsqueeze(1) / mean_square.sqrt()
     return SphericalHarmonics(exponents, torch.where(weights.abs() < 1e-9, 0.0, weights))

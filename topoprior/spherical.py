@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from topoprior.coverings import Covering, _positive
+from topoprior.covering import Covering, positive_integer
 from topoprior.groups import check_spherical_group
 from topoprior.invariants import SphericalHarmonics
 
@@ -53,25 +53,22 @@ class SphericalSpaceForm(Covering):
         half = self.cover_dim / 2
         sphere = 2 * math.exp(half * math.log(math.pi) - math.lgamma(half))
         self.volume = sphere / self.num_sheets
+        # The least angle by which a deck transformation moves a point; 2 pi on the sphere itself.
+        self.shortest = 2 * math.pi
+        if self.num_sheets > 1:
+            moved = self.elements[1:] - torch.eye(self.cover_dim, dtype=torch.float64)
+            self.shortest = 2 * math.asin(torch.linalg.svdvals(moved)[:, -1].min().item() / 2)
 
     @property
     def cover(self) -> Sphere:
         """The sphere that covers the space."""
         return Sphere(self.dim)
 
-    @cached_property
-    def shortest(self) -> float:
-        """The least angle by which a deck transformation moves a point; 2 pi on the sphere itself."""
-        eye = torch.eye(self.cover_dim, dtype=torch.float64)
-        if self.num_sheets == 1:
-            return 2 * math.pi
-        return 2 * math.asin(torch.linalg.svdvals(self.elements[1:] - eye)[:, -1].min().item() / 2)
-
     def _images(self, x: Tensor) -> Tensor:
         return torch.einsum("jab,...b->...ja", self.elements.to(x), x)
 
     def _move(self, x: Tensor, v: Tensor) -> Tensor:
-        return _normalized(x + v)
+        return normalized(x + v)
 
     def project(self, x: Tensor) -> Tensor:
         """The lift with the lexicographically greatest coordinates."""
@@ -82,7 +79,7 @@ class SphericalSpaceForm(Covering):
         for axis in range(self.cover_dim):
             key = torch.where(allowed, images[..., axis], -math.inf)
             allowed = allowed & (key >= key.amax(-1, keepdim=True) - slack)
-        return _pick(images, allowed.to(torch.uint8).argmax(-1))
+        return pick(images, allowed.to(torch.uint8).argmax(-1))
 
     def lifts(self, x: Tensor, radius: float = math.inf) -> Tensor:
         """All lifts, (..., num_sheets, n + 1), x itself first, whatever the ``radius``."""
@@ -95,12 +92,12 @@ class SphericalSpaceForm(Covering):
         images = self._images(y)
         x = x.expand(*torch.broadcast_shapes(x.shape, y.shape))
         images = images.expand(*x.shape[:-1], *images.shape[-2:])
-        nearest = _pick(images, (images * x.unsqueeze(-2)).sum(-1).argmax(-1))
+        nearest = pick(images, (images * x.unsqueeze(-2)).sum(-1).argmax(-1))
         # arccos(x . y) loses half the digits near 0 and pi; this form none.
-        return 2 * torch.atan2(_safe_norm(x - nearest), _safe_norm(x + nearest))
+        return 2 * torch.atan2(safe_norm(x - nearest), safe_norm(x + nearest))
 
     def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
-        return _normalized(torch.randn(*shape, self.cover_dim, dtype=dtype, device=device))
+        return normalized(torch.randn(*shape, self.cover_dim, dtype=dtype, device=device))
 
     # --- features by invariant polynomials -----------------------------------------------------
 
@@ -108,7 +105,14 @@ class SphericalSpaceForm(Covering):
     def _invariants(self) -> SphericalHarmonics:
         from topoprior.embedding import embedding_invariants
 
+        _ = self._search_grid  # now: its first use may be traced
         return embedding_invariants(self)
+
+    @cached_property
+    def _search_grid(self) -> Tensor:
+        from topoprior.embedding import sphere_grid
+
+        return sphere_grid(self.cover_dim)
 
     @property
     def num_features(self) -> int:  # type: ignore[override]
@@ -149,7 +153,7 @@ class Sphere(SphericalSpaceForm):
     """
 
     def __init__(self, dim: int) -> None:
-        super().__init__([torch.eye(_positive(dim, "dim") + 1)])
+        super().__init__([torch.eye(positive_integer(dim, "dim") + 1)])
 
     num_features = property(lambda self: self.cover_dim)
 
@@ -159,254 +163,26 @@ class Sphere(SphericalSpaceForm):
 
     def retract(self, y: Tensor) -> Tensor:
         self._check_features(y)
-        return _normalized(y)
+        return normalized(y)
 
     def __repr__(self) -> str:
         return f"Sphere({self.dim})"
 
 
-class RealProjectiveSpace(SphericalSpaceForm):
-    r"""S^n / +-1: lines through the origin of R^(n+1).
-
-    Features: the symmetric matrix z z^T, its upper triangle row by row, off-diagonal entries times
-    sqrt 2, so that lengths are those of the matrices. ``retract``: the eigenvector of the greatest
-    eigenvalue, the nearest point; its gradient is finite where that eigenvalue is simple.
-
-    Example:
-        >>> P = RealProjectiveSpace(2)
-        >>> x = torch.tensor([0.0, -0.6, 0.8])
-        >>> P.num_features, P.same_point(P.retract(P.embed(x)), -x).item()
-        (6, True)
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__([-torch.eye(_positive(dim, "dim") + 1)])
-
-    num_features = property(lambda self: self.cover_dim * (self.cover_dim + 1) // 2)
-
-    @cached_property
-    def _triangle(self) -> tuple[Tensor, Tensor, Tensor]:
-        i, j = torch.triu_indices(self.cover_dim, self.cover_dim)
-        return i, j, torch.where(i == j, 1.0, math.sqrt(2)).double()
-
-    @cached_property
-    def _matrices(self) -> Tensor:
-        """The symmetric matrix of every feature, (num_features, n + 1, n + 1)."""
-        i, j, scale = self._triangle
-        basis = torch.zeros(self.num_features, self.cover_dim, self.cover_dim, dtype=torch.float64)
-        index = torch.arange(self.num_features)
-        basis[index, i, j] = basis[index, j, i] = 1 / scale
-        return basis
-
-    def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
-        i, j, scale = self._triangle
-        return x[..., i.to(x.device)] * x[..., j.to(x.device)] * scale.to(x)
-
-    def retract(self, y: Tensor) -> Tensor:
-        self._check_features(y)
-        return top_eigenvector(torch.einsum("...f,fab->...ab", y, self._matrices.to(y)))
-
-    def __repr__(self) -> str:
-        return f"RealProjectiveSpace({self.dim})"
-
-
-class RotationGroup(SphericalSpaceForm):
-    r"""SO(3) = S^3 / +-1: rotations of space, lifts are unit quaternions (w, x, y, z).
-
-    Features: the rotation matrix, row by row (9). ``retract``: the nearest rotation to any 3 x 3
-    matrix, as the greatest eigenvector of a symmetric 4 x 4 matrix (Davenport's q-method): no case
-    distinction, no branch but the sign of the quaternion.
-
-    Distances are half the angle of rotation, and the volume is pi^2, as the metric is that of S^3.
-
-    Example:
-        >>> G = RotationGroup()
-        >>> quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-        >>> q = G.from_matrix(quarter)  # a quarter turn about z
-        >>> torch.allclose(q.abs(), torch.tensor([0.5**0.5, 0.0, 0.0, 0.5**0.5]), atol=1e-6)
-        True
-        >>> torch.allclose(G.matrix(q), quarter, atol=1e-6)
-        True
-    """
-
-    num_features = 9
-
-    def __init__(self) -> None:
-        super().__init__([-torch.eye(4)])
-
-    def matrix(self, q: Tensor) -> Tensor:
-        """The rotation matrix of a unit quaternion, (..., 4) -> (..., 3, 3)."""
-        self._check_lift(q)
-        w, x, y, z = q.unbind(-1)
-        rows = [
-            torch.stack([w * w + x * x - y * y - z * z, 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
-            torch.stack([2 * (x * y + w * z), w * w - x * x + y * y - z * z, 2 * (y * z - w * x)], -1),
-            torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), w * w - x * x - y * y + z * z], -1),
-        ]
-        return torch.stack(rows, -2)
-
-    def from_matrix(self, matrix: Tensor) -> Tensor:
-        """A unit quaternion of the rotation nearest to a matrix, (..., 3, 3) -> (..., 4).
-
-        Raises:
-            ValueError: wrong shape.
-        """
-        if matrix.shape[-2:] != (3, 3):
-            raise ValueError(f"matrix: expected shape (..., 3, 3), found {tuple(matrix.shape)}")
-        m = matrix
-        xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
-        wx, wy, wz = (
-            m[..., 2, 1] - m[..., 1, 2],
-            m[..., 0, 2] - m[..., 2, 0],
-            m[..., 1, 0] - m[..., 0, 1],
-        )
-        xy, xz, yz = (
-            m[..., 0, 1] + m[..., 1, 0],
-            m[..., 0, 2] + m[..., 2, 0],
-            m[..., 1, 2] + m[..., 2, 1],
-        )
-        # tr(R(q)^T M) = q^T K q
-        rows = [
-            torch.stack([xx + yy + zz, wx, wy, wz], -1),
-            torch.stack([wx, xx - yy - zz, xy, xz], -1),
-            torch.stack([wy, xy, yy - xx - zz, yz], -1),
-            torch.stack([wz, xz, yz, zz - xx - yy], -1),
-        ]
-        return top_eigenvector(torch.stack(rows, -2))
-
-    def embed(self, x: Tensor) -> Tensor:
-        return self.matrix(x).flatten(-2)
-
-    def retract(self, y: Tensor) -> Tensor:
-        self._check_features(y)
-        return self.from_matrix(y.unflatten(-1, (3, 3)))
-
-    def __repr__(self) -> str:
-        return "RotationGroup()"
-
-
-class LensSpace(SphericalSpaceForm):
-    r"""L(p, q): S^3 in C^2 modulo (z1, z2) ~ (w z1, w^q z2), w = e^{2 pi i / p}.
-
-    Features, real and imaginary parts of :math:`z_1^p,\ z_2^p,\ z_1^q \bar z_2,\ z_1 \bar z_2^r` with
-    q r = 1 mod p. ``retract`` reads z1 off the first and z2 off the third where z1 is the larger, the
-    other way round where z2 is, and blends the two in between.
-
-    Args:
-        p: order of the group, at least 1.
-        q: prime to p; read modulo p.
-
-    Example:
-        >>> L = LensSpace(5, 2)
-        >>> x = torch.tensor([0.6, 0.0, 0.0, 0.8])
-        >>> L.num_sheets, L.same_point(L.retract(L.embed(x)), x).item()
-        (5, True)
-    """
-
-    num_features = 8
-
-    def __init__(self, p: int, q: int) -> None:
-        if not isinstance(q, int) or math.gcd(_positive(p, "p"), q) != 1:
-            raise ValueError(f"q: expected an integer prime to p = {p}, found {q!r}")
-        self.p, self.q = p, q % p or 1  # p = 1 is the sphere; q = 1 keeps its features smooth
-        self.r = pow(self.q, -1, p) or 1
-        turn = 2 * math.pi / p
-        super().__init__([torch.block_diag(_turn(k * turn), _turn(k * self.q * turn)) for k in range(p)])
-
-    def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
-        z1, z2 = torch.complex(x[..., 0], x[..., 1]), torch.complex(x[..., 2], x[..., 3])
-        features = [
-            _power(z1, self.p),
-            _power(z2, self.p),
-            _power(z1, self.q) * z2.conj(),
-            z1 * _power(z2, self.r).conj(),
-        ]
-        return torch.view_as_real(torch.stack(features, -1)).flatten(-2)
-
-    def retract(self, y: Tensor) -> Tensor:
-        self._check_features(y)
-        f1, f2, f3, f4 = y.unflatten(-1, (4, 2)).unbind(-2)
-        size1, size2 = _root(f1, self.p), _root(f2, self.p)
-        share = size1.square() / (size1.square() + size2.square())
-        t = (2 * share - 0.5).clamp(0, 1)
-        t = t * t * (3 - 2 * t)  # weight of the first reading: 0 and 1 with zero slope
-        first = self._reading(f1, f3, self.q, t > 0)
-        second = self._reading(f2, f4 * f4.new_tensor([1.0, -1.0]), self.r, t < 1)
-        second = torch.cat([second[..., 2:], second[..., :2]], -1)
-        images = self._images(second)
-        second = _pick(images, (images * first.unsqueeze(-2)).sum(-1).argmax(-1))
-        t = t.unsqueeze(-1)
-        return _normalized(t * first + (1 - t) * second)
-
-    def _reading(self, f: Tensor, g: Tensor, power: int, used: Tensor) -> Tensor:
-        """(z, z') with z^p = f and z^power conj(z') = g, where ``used``; a stand-in elsewhere."""
-        stand_in = f.new_tensor([1.0, 0.0])
-        f = torch.where(used.unsqueeze(-1), f, stand_in)
-        size = _root(f, self.p)
-        angle = torch.atan2(f[..., 1], f[..., 0]) / self.p
-        z = torch.polar(size, angle)
-        other = torch.complex(g[..., 0], g[..., 1]) / _power(z, power)
-        pair = torch.view_as_real(torch.stack([z, other.conj()], -1)).flatten(-2)
-        return _normalized(torch.where(used.unsqueeze(-1), pair, stand_in.repeat(2)))
-
-    def __repr__(self) -> str:
-        return f"LensSpace({self.p}, {self.q})"
-
-
 # --- helpers ---------------------------------------------------------------------------------------
 
 
-def top_eigenvector(matrix: Tensor) -> Tensor:
-    """Unit eigenvector of the greatest eigenvalue of symmetric matrices, (..., d, d) -> (..., d).
-
-    Its derivative is that of perturbation theory, dv = (lambda - A)^+ dA v, which is finite where the
-    greatest eigenvalue is simple; that of `torch.linalg.eigh` is not if any two others are equal.
-    """
-    with torch.no_grad():
-        values, vectors = torch.linalg.eigh(matrix)
-        v = vectors[..., -1]
-        gaps = values[..., -1:] - values[..., :-1]
-        floor = torch.finfo(matrix.dtype).eps * values.abs().amax(-1, keepdim=True).clamp_min(1e-30)
-        rest = vectors[..., :-1]
-        inverse = (rest / torch.maximum(gaps, floor).unsqueeze(-2)) @ rest.transpose(-1, -2)
-    change = (matrix - matrix.detach()) @ v.unsqueeze(-1)
-    return v + (inverse @ change).squeeze(-1)
-
-
-def _normalized(x: Tensor) -> Tensor:
+def normalized(x: Tensor) -> Tensor:
+    """Vectors scaled to length 1; 0 stays 0."""
     return x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
 
 
-def _safe_norm(x: Tensor) -> Tensor:
+def safe_norm(x: Tensor) -> Tensor:
     """The length of vectors, with gradient 0 (a subgradient) at 0."""
     squared = x.square().sum(-1)
     return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
 
 
-def _pick(images: Tensor, index: Tensor) -> Tensor:
+def pick(images: Tensor, index: Tensor) -> Tensor:
     """images[..., index, :], (..., m, d) -> (..., d)."""
     return images.gather(-2, index[..., None, None].expand(*index.shape, 1, images.shape[-1])).squeeze(-2)
-
-
-def _turn(angle: float) -> Tensor:
-    cos, sin = math.cos(angle), math.sin(angle)
-    return torch.tensor([[cos, -sin], [sin, cos]], dtype=torch.float64)
-
-
-def _power(z: Tensor, exponent: int) -> Tensor:
-    """z^exponent by squaring: its derivative at 0 is finite, unlike that of complex pow."""
-    result: Tensor | None = None
-    while exponent:
-        if exponent % 2:
-            result = z if result is None else result * z
-        exponent //= 2
-        z = z * z if exponent else z
-    assert result is not None
-    return result
-
-
-def _root(f: Tensor, p: int) -> Tensor:
-    """|f|^(1 / p) of complex numbers as pairs, with a finite derivative at 0."""
-    return (f.square().sum(-1) + torch.finfo(f.dtype).tiny ** 0.5).pow(0.5 / p)
