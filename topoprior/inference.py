@@ -13,8 +13,9 @@ from topoprior.priors import WeightPosterior
 
 # Draws x inputs in one pass when nothing is asked for: on a CPU, wider passes gain nothing.
 _DEFAULT_ROWS = 64
-# Weights that are drawn at a time. It depends on the model alone, so that the draws do not depend on max_batch.
-_DRAWN_WEIGHTS = 2**23
+# Weights that are drawn at a time, 16 MiB in float32: much larger tensors are fresh memory each time, which costs
+# more than the drawing. It depends on the model alone, so that the draws do not depend on max_batch.
+_DRAWN_WEIGHTS = 2**22
 
 
 def bayes_layers(model: nn.Module) -> list[BayesLayer]:
