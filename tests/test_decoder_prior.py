@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import topoprior as tp
-from topoprior.decoder_posterior import _Decode
+from topoprior.decoding import Decode
 from topoprior.distillation import fewest_harmonics
 from topoprior.harmonics import Harmonics
 from topoprior.kernels import klein_kernels, sample_klein_kernels
@@ -97,13 +97,12 @@ def test_weights_are_alpha_decode_plus_beta():
 @pytest.mark.parametrize("blocks", [1, 7])
 def test_fast_gradient_is_the_numerical_one(blocks, monkeypatch):
     posterior = tp.DecoderPrior.from_pretrained("klein-3x3").posterior((7, 2, 3, 3), dtype=torch.float64)
-    monkeypatch.setattr("topoprior.decoder_posterior._BLOCK", 14 * 3 // blocks)
+    monkeypatch.setattr("topoprior.decoding._BLOCK", 14 * 3 // blocks)
     noise = torch.randn(3, 4, 7, 2, dtype=torch.float64)
-    matrix = posterior.matrix.clone().requires_grad_()
-    inputs = (posterior.loc, posterior.log_scale, matrix)
+    inputs = (posterior.loc, posterior.log_scale)
 
-    def decode(loc, log_scale, matrix):
-        return _Decode.apply(loc, log_scale, noise, matrix, posterior.waves)[0]
+    def decode(loc, log_scale):
+        return Decode.apply(loc, log_scale, noise, posterior.decoder)[0]
 
     assert torch.autograd.gradcheck(decode, inputs)
     assert torch.autograd.gradgradcheck(decode, inputs)
@@ -141,8 +140,8 @@ def test_vmap_and_grad_of_the_decoder():
     noise = torch.randn(5, 4, 3, 2, dtype=torch.float64)
 
     def energy(parameters, noise):
-        args = parameters["loc"], parameters["log_scale"], noise, posterior.matrix, posterior.waves
-        return _Decode.apply(*args)[0].square().sum()
+        args = parameters["loc"], parameters["log_scale"], noise, posterior.decoder
+        return Decode.apply(*args)[0].square().sum()
 
     each = torch.func.vmap(torch.func.grad(energy), in_dims=(None, 0))(parameters, noise)
     for i in range(5):

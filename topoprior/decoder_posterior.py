@@ -14,17 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from topoprior.decoding import Decode, Decoder
 from topoprior.latent_kl import latent_kl
 from topoprior.mean_field import Gaussian, MeanFieldPosterior
 from topoprior.priors import BoundedScale, Shape, WeightPosterior, draw_noise
 from topoprior.projection import nearest_kernels
-from topoprior.trigonometric import ProductWaves
 
 if TYPE_CHECKING:
     from topoprior.decoder_prior import DecoderPrior
-
-# Kernels in one block of work: its rows stay in the processor's cache, and its temporaries small.
-_BLOCK = 16384
 
 
 class DecoderPosterior(WeightPosterior):
@@ -53,7 +50,9 @@ class DecoderPosterior(WeightPosterior):
         pixels = math.prod(prior.kernel_size)
         constant = torch.full((1, pixels), scale.beta / math.sqrt(pixels))
         matrix = torch.cat([self.waves.matrix.float() * scale.alpha, constant])
-        self.register_buffer("matrix", matrix.to(**options))
+        # Not part of the state: it belongs to the prior, and the prior to the layer's configuration.
+        self.register_buffer("matrix", matrix.to(**options), persistent=False)
+        self.decoder = Decoder(self.waves, matrix)
         self.residual: MeanFieldPosterior | None = None
         if scale.residual > 0:
             pixelwise = Gaussian(
@@ -91,19 +90,23 @@ class DecoderPosterior(WeightPosterior):
             if self.residual is not None:
                 self.residual.reset_parameters()
 
-    def _scaled_matrix(self) -> Tensor:
-        if self.factors.rho is None:
-            return self.matrix
-        alpha, beta = self.factors().unbind()
-        return torch.cat([self.matrix[:-1] * alpha, self.matrix[-1:] * beta])
-
     def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
         noise = draw_noise(sample_shape, self.loc.shape, self.loc, antithetic)
-        weight, _ = _Decode.apply(self.loc, self.log_scale, noise, self._scaled_matrix(), self.waves)
+        # The compiler fuses the plain formula better than it can the blocks.
+        if self.factors.rho is None and not torch.compiler.is_compiling():
+            weight, _ = Decode.apply(self.loc, self.log_scale, noise, self.decoder)
+        else:
+            *z, alpha, beta = (self.loc + self.log_scale.exp() * noise).unbind(-3)
+            weight = self._decode([row * alpha for row in self.waves.rows(z)], beta)
         weight = weight.unflatten(-1, self.prior.kernel_size)
         if self.residual is not None:
             weight = weight + self.residual.rsample(sample_shape, antithetic=antithetic)
         return weight
+
+    def _decode(self, rows: Sequence[Tensor], beta: Tensor) -> Tensor:
+        """[rows, beta] @ matrix, with what empirical Bayes has learned, (..., out, in, k)."""
+        alpha_factor, beta_factor = self.factors().unbind()
+        return torch.stack([*(row * alpha_factor for row in rows), beta * beta_factor], -1) @ self.matrix
 
     def mean(self) -> Tensor:
         """E[w], exact: a wave under a normal law shrinks by a known factor, and alpha is independent of z."""
@@ -113,9 +116,7 @@ class DecoderPosterior(WeightPosterior):
             row * shrink * alpha
             for row, shrink in zip(self.waves.rows(self.loc[: self.dim]), decay, strict=True)
         ]
-        mean = (torch.stack([*rows, beta], -1) @ self._scaled_matrix()).unflatten(
-            -1, self.prior.kernel_size
-        )
+        mean = self._decode(rows, beta).unflatten(-1, self.prior.kernel_size)
         return mean if self.residual is None else mean + self.residual.mean()
 
     def kl(self) -> Tensor:
@@ -160,92 +161,3 @@ class DecoderPosterior(WeightPosterior):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, prior={self.prior!r}"
-
-
-class _Decode(torch.autograd.Function):
-    """weights (..., out, in, k) = [alpha products(z), beta] @ matrix at (z, alpha, beta) = loc + e^log_scale noise.
-
-    The second output, e^log_scale noise, is what the backward pass keeps. Works in blocks of output
-    channels, into memory that is allocated once: fresh pages cost more than the arithmetic.
-    """
-
-    @staticmethod
-    def forward(
-        loc: Tensor, log_scale: Tensor, noise: Tensor, matrix: Tensor, waves: ProductWaves
-    ) -> tuple[Tensor, Tensor]:
-        out, inputs = loc.shape[1:]
-        step = noise * log_scale.exp()
-        steps = step.view(-1, *loc.shape)
-        weights = matrix.new_empty(len(steps), out, inputs, matrix.shape[1])
-        blocks = _blocks(out, inputs)
-        room = matrix.new_empty(matrix.shape[0] * blocks[0].stop * inputs)
-        for block in blocks:
-            features = room[: matrix.shape[0] * len(range(out)[block]) * inputs].view(
-                len(matrix), -1, inputs
-            )
-            for sample, weight in zip(steps, weights, strict=True):
-                x = loc[:, block] + sample[:, block]
-                for feature, row in zip(features, waves.rows(x[:-2]), strict=False):
-                    torch.mul(row, x[-2], out=feature)
-                features[-1] = x[-1]
-                torch.mm(features.flatten(1).T, matrix, out=weight[block].view(-1, matrix.shape[1]))
-        return weights.view(*noise.shape[:-3], out, inputs, -1), step
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        *tensors, waves = args
-        if in_dims[:4] == (None, None, in_dims[2], None):  # many draws from one posterior: as it stands
-            loc, log_scale, noise, matrix = tensors
-            return _Decode.apply(loc, log_scale, noise.movedim(in_dims[2], 0), matrix, waves), (0, 0)
-        rows = [
-            [t if d is None else t.select(d, i) for t, d in zip(tensors, in_dims, strict=False)]
-            for i in range(info.batch_size)
-        ]
-        found = [_Decode.apply(*row, waves) for row in rows]
-        return (torch.stack([w for w, _ in found]), torch.stack([s for _, s in found])), (0, 0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        loc, log_scale, _, matrix, ctx.waves = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(loc, log_scale, output[1], matrix)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-        loc, log_scale, steps, matrix = ctx.saved_tensors
-        waves: ProductWaves = ctx.waves
-        if torch.is_grad_enabled():  # to be differentiated again: as a function of the scales
-            scale = log_scale.exp()
-            steps = (steps / scale).detach() * scale
-        grad = grad.to(matrix.dtype)
-        of_loc, of_scale, of_matrix = [], [], None
-        for block in _blocks(*loc.shape[1:], samples=steps.numel() // loc.numel()):
-            step = steps[..., block, :]
-            x = (loc[:, block] + step).movedim(-3, 0)
-            alpha = x[-2]
-            part = grad[..., block, :, :].reshape(-1, grad.shape[-1])
-            *of_rows, of_beta = (matrix @ part.T).view(-1, *alpha.shape).unbind()
-            of_alpha, slopes = waves.gradient(x[:-2], of_rows)
-            of_sample = torch.stack([*(slope * alpha for slope in slopes), of_alpha, of_beta], -3)
-            of_loc.append(_to_shape(of_sample, loc))
-            of_scale.append(_to_shape(of_sample * step, loc))
-            if ctx.needs_input_grad[3]:
-                rows = torch.stack([*(row * alpha for row in waves.rows(x[:-2])), x[-1]])
-                product = rows.flatten(1) @ part
-                of_matrix = product if of_matrix is None else of_matrix + product
-        return _joined(of_loc), _joined(of_scale), None, of_matrix, None
-
-
-def _joined(blocks: list[Tensor]) -> Tensor:
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, -2)
-
-
-def _blocks(out: int, inputs: int, samples: int = 1) -> list[slice]:
-    """Slices of the output channels, with about ``_BLOCK`` kernels in each."""
-    step = min(out, max(1, _BLOCK // (inputs * max(1, samples))))
-    return [slice(i, min(i + step, out)) for i in range(0, out, step)]
-
-
-def _to_shape(grad: Tensor, like: Tensor) -> Tensor:
-    """Summed over the sample dimensions."""
-    return grad if grad.dim() == like.dim() else grad.sum(tuple(range(grad.dim() - like.dim())))

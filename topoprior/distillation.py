@@ -44,9 +44,48 @@ def fewest_harmonics(
         chosen = harmonics.select(sorted(order[:count]))
         fitted, error = _fit(chosen, latents, targets)
         if error <= best + tolerance:
-            return chosen, fitted, error
+            return chosen, sparsest_origin(chosen, fitted), error
     fitted, error = _fit(harmonics, latents, targets)
-    return harmonics, fitted, error
+    return harmonics, sparsest_origin(harmonics, fitted), error
+
+
+def sparsest_origin(harmonics: Harmonics, coefficients: Tensor) -> Tensor:
+    """The coefficients after the shift along each axis that makes sum |coefficient| of the waves smallest.
+
+    Where a shift is an isometry of the space, it changes the names of the points and nothing else; zeros in
+    the matrix are multiplications that a layer need not do.
+    """
+    covering = harmonics.covering
+    assert covering.periods is not None
+    generator = torch.Generator().manual_seed(0)
+    size = torch.Size([4 * harmonics.num_features + 8, covering.dim])
+    points = torch.rand(size, generator=generator, dtype=torch.float64) * covering.periods.double()
+    inverse = torch.linalg.pinv(harmonics(points))
+
+    def shifted(start: Tensor, axis: int, length: float) -> Tensor:
+        step = torch.zeros(covering.dim, dtype=torch.float64)
+        step[axis] = length
+        return inverse @ harmonics(points + step) @ start
+
+    def cost(candidate: Tensor) -> float:
+        return float(ProductWaves(harmonics, candidate).matrix.abs().sum())
+
+    for axis, period in enumerate(covering.periods.tolist()):
+        if not torch.allclose(
+            covering.linear[:, axis, axis], torch.ones_like(covering.linear[:, axis, axis])
+        ):
+            continue  # some deck transformation turns this axis round: a shift is no map of the space
+        moved = harmonics(points + period / 7 * torch.eye(covering.dim, dtype=torch.float64)[axis])
+        if not torch.allclose(harmonics(points) @ (inverse @ moved), moved, atol=1e-9):
+            continue  # these harmonics do not span what they are shifted to
+        best, width = 0.0, period / 360
+        lengths = [i * width for i in range(360)]
+        for _ in range(8):  # ever finer around the best one so far
+            best = min(lengths, key=lambda s: cost(shifted(coefficients, axis, s)))  # noqa: B023
+            width /= 8
+            lengths = [best + i * width for i in range(-8, 9)]
+        coefficients = shifted(coefficients, axis, best)
+    return coefficients
 
 
 def _nearest_on_grid(harmonics: Harmonics, coefficients: Tensor, targets: Tensor) -> Tensor:

@@ -74,18 +74,18 @@ class ProductWaves:
                     terms.append((p, factor, places((*waves[:d], (k, not sine), *waves[d + 1 :]))))
             self._slopes.append(terms)
 
-    def rows(self, x: Tensor) -> list[Tensor]:
-        """The products at coordinates ``x`` (dim, ...): P tensors (...)."""
+    def rows(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """The products at coordinates ``x``, a tensor (or row of one) an axis: P tensors of the same shape."""
         table = self._table(x)
         return [_product(table, places, x[0]) for _, _, places in self._values]
 
-    def gradient(self, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def gradient(self, x: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """sum_p w_p product_p, and its derivatives in every coordinate, for ``weights`` (P rows)."""
         table = self._table(x)
         value, *slopes = (_weighted(table, terms, weights, x[0]) for terms in (self._values, *self._slopes))
         return value, slopes
 
-    def values_and_slopes(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def values_and_slopes(self, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The products (..., P), and their derivatives in every coordinate, (..., P) each."""
         table = self._table(x)
         slopes = []
@@ -104,12 +104,14 @@ class ProductWaves:
             for w in self.products
         ]
 
-    def _table(self, x: Tensor) -> list[Tensor]:
+    def _table(self, x: Sequence[Tensor]) -> list[Tensor]:
         """cos(k t) and sin(k t) for k = 1 ... order, axis by axis: one pair of calls, then sums of angles."""
-        angle = x * x.new_tensor(self._turn).view(-1, *[1] * (x.dim() - 1))
         table: list[Tensor] = []
-        for cosine, sine, order in zip(angle.cos(), angle.sin(), self.orders, strict=True):
-            axis = [cosine, sine] if order else []
+        for row, turn, order in zip(x, self._turn, self.orders, strict=True):
+            axis: list[Tensor] = []
+            if order:
+                angle = row * turn
+                axis = [angle.cos(), angle.sin()]
             for k in range(2, order + 1):
                 half, rest = 2 * (k // 2 - 1), 2 * (k - k // 2 - 1)
                 (c1, s1), (c2, s2) = axis[half : half + 2], axis[rest : rest + 2]
