@@ -120,15 +120,23 @@ def launch(hardware: Hardware, function: Callable[..., Any], *arguments: Any) ->
     )
     if hardware.devices == 1:
         return function(FabricDriver(fabric), *arguments)
-    return fabric.launch(_with_fabric, function, *arguments)
+    import cloudpickle
+
+    # As bytes: methods hold functions made by functions, which only cloudpickle can send to another process.
+    sent = cloudpickle.dumps((function, arguments))
+    return cloudpickle.loads(fabric.launch(_in_process, sent))
 
 
-def _with_fabric(fabric: Any, function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(FabricDriver(fabric), *arguments)
+def _in_process(fabric: Any, sent: bytes) -> bytes:
+    import cloudpickle
+
+    function, arguments = cloudpickle.loads(sent)
+    return cloudpickle.dumps(function(FabricDriver(fabric), *arguments))
 
 
 def _fabric_class() -> Any:
     try:
+        import cloudpickle  # noqa: F401
         from lightning.fabric import Fabric
     except ImportError:
         raise ValueError(

@@ -51,8 +51,8 @@ def run_job(job: Job, sources: Sources, hardware: Hardware) -> dict[str, Any]:
     device = hardware.device
     trained = training.train(
         method,
-        training.standardize(data.train_images, data.train_images)[0].to(device),
-        data.train_labels.to(device),
+        training.standardize(data.train_images, data.train_images)[0],
+        data.train_labels,
         len(data.classes),
         job.budget,
         job.seed,

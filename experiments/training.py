@@ -75,14 +75,14 @@ def train(
 ) -> Trained:
     """Train a fresh network, or the members of an ensemble, on standardized images.
 
-    Batches depend on the seed alone, not on the method. The network comes back on the device of the images.
+    Batches depend on the seed alone, not on the method. The network comes back on the hardware's device.
     """
-    hardware = hardware or Hardware(images.device.type)
+    hardware = hardware or Hardware(str(images.device))
     members = []
     for member in range(method.members):
         its_seed = seed + _NEXT_MEMBER * member
         members.append(launch(hardware, _train, method, images, labels, classes, budget, its_seed))
-        members[-1].network.to(images.device)
+        members[-1].network.to(hardware.device)
     if len(members) == 1:
         return members[0]
     return Trained(
@@ -134,6 +134,8 @@ def _train(
         network(images[:1])
         final = float(networks.kl(network))
     trained = sum(p.numel() for p in network.parameters() if p.grad is not None)
+    if driver.world > 1:
+        network.cpu()  # it travels to the process that asked for it
     return Trained(network, seconds, final, trained)
 
 

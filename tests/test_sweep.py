@@ -262,9 +262,9 @@ def test_backends_agree(tmp_path: Path, backend: str, monkeypatch: pytest.Monkey
 # --- hardware ----------------------------------------------------------------------------------
 
 
-def _train(place: Hardware) -> nn.Module:
+def _train(place: Hardware, name: str = "deterministic") -> nn.Module:
     images, labels = torch.randn(8, 1, 12, 12), torch.arange(8) % 2
-    return training.train(get_method("deterministic"), images, labels, 2, Budget(3, 4), 0, place).network
+    return training.train(get_method(name), images, labels, 2, Budget(3, 4), 0, place).network
 
 
 def test_mixed_precision_on_the_cpu_is_near_full_precision() -> None:
@@ -288,6 +288,8 @@ def test_two_processes_train_as_one() -> None:
     two = _train(Hardware(devices=2))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    bayesian = _train(Hardware(devices=2), "klein")  # its layers are made by a closure
+    assert all(p.isfinite().all() for p in bayesian.parameters())
 
 
 def test_hardware_says_what_is_wrong() -> None:
