@@ -12,7 +12,7 @@ from topoprior.trigonometric import ProductWaves
 
 # Kernels in one block of work. A row of a block stays in the processor's cache and below the size at which
 # torch starts a second thread: on rows this short, waking a thread up costs more than it gains.
-_BLOCK = 16384
+_BLOCK = 32768
 # Up to so many multiply-adds they are faster one by one than as a matrix product.
 _FEW = 64
 _NEGLIGIBLE = 2e-6  # of the largest entry: below what float32 keeps of a sum
@@ -73,20 +73,17 @@ class Decode(torch.autograd.Function):
 
     @staticmethod
     def forward(loc: Tensor, log_scale: Tensor, noise: Tensor, decoder: Decoder) -> tuple[Tensor, Tensor]:
-        pixels = decoder.matrix.shape[1]
         step = torch.empty_like(noise)
         steps, noises = step.view(-1, *loc.shape), noise.reshape(-1, *loc.shape)
-        weights = loc.new_empty(len(steps), *loc.shape[1:], pixels)
+        weights = loc.new_empty(len(steps), *loc.shape[1:], decoder.matrix.shape[1])
         for block in _blocks(loc):
-            scales = [row.exp() for row in log_scale[:, block].unbind()]
-            centers = loc[:, block].unbind()
+            scale, center = log_scale[:, block].exp(), loc[:, block]
             for s in range(len(steps)):
-                parts = zip(steps[s, :, block].unbind(), noises[s, :, block].unbind(), scales, strict=True)
-                x = [c + torch.mul(n, e, out=o) for c, (o, n, e) in zip(centers, parts, strict=True)]
-                rows = [row * x[-2] for row in decoder.waves.rows(x[:-2])]
-                level = x[-1] * decoder.constant
-                torch.stack(tuple(decoder.decode(rows, level)), -1, out=weights[s, block])
-        return weights.view(*noise.shape[:-3], *loc.shape[1:], pixels), step
+                x = center + torch.mul(noises[s, :, block], scale, out=steps[s, :, block])
+                z, (alpha, beta) = x[:-2], x[-2:].unbind()
+                pixels = decoder.decode(decoder.waves.rows(z, alpha), beta * decoder.constant)
+                torch.stack(tuple(pixels), -1, out=weights[s, block])
+        return weights.view(noise.shape[:-3] + weights.shape[1:]), step
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
@@ -117,15 +114,16 @@ class Decode(torch.autograd.Function):
         grad = grad.to(loc.dtype)
         of_loc, of_scale = [], []
         for block in _blocks(loc, samples=steps.numel() // loc.numel()):
-            step = steps[..., block, :].unbind(-3)
-            x = [c + s for c, s in zip(loc[:, block].unbind(), step, strict=True)]
+            step = steps[..., block, :].movedim(-3, 0)
+            x = (loc[:, block] + steps[..., block, :]).movedim(-3, 0)
             pixels = torch.stack(grad[..., block, :, :].unbind(-1))
             of_rows = decoder.transposed(pixels)
             of_beta = pixels.sum(0) * decoder.constant
             of_alpha, slopes = decoder.waves.gradient(x[:-2], of_rows)
             of_x = [*(slope * x[-2] for slope in slopes), of_alpha, of_beta]
-            of_loc.append(torch.stack([_over_samples(g) for g in of_x]))
-            of_scale.append(torch.stack([_over_samples(g * s) for g, s in zip(of_x, step, strict=True)]))
+            of_step = torch.stack(of_x)
+            of_loc.append(_over_samples(of_step))
+            of_scale.append(_over_samples(of_step * step))
         return _joined(of_loc), _joined(of_scale), None, None
 
 
@@ -141,5 +139,5 @@ def _joined(blocks: list[Tensor]) -> Tensor:
 
 
 def _over_samples(grad: Tensor) -> Tensor:
-    """Summed over the sample dimensions, (..., out, in) -> (out, in)."""
-    return grad if grad.dim() == 2 else grad.flatten(0, -3).sum(0)
+    """Summed over the sample dimensions, (rows, ..., out, in) -> (rows, out, in)."""
+    return grad if grad.dim() == 3 else grad.flatten(1, -3).sum(1)

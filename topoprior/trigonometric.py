@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,6 @@ class ProductWaves:
         periods = harmonics.covering.periods
         assert periods is not None
         self.periods: list[float] = periods.tolist()
-        self._turn = [2 * math.pi / p for p in self.periods]
         frequencies, cosine, sine = harmonics.plane_waves(coefficients.double().cpu())
         # A wave counts turns along the lattice vectors, which are the axes up to order and direction.
         turns = harmonics.covering.lattice.sign().long()
@@ -55,46 +55,29 @@ class ProductWaves:
         self.products = sorted(kept)
         self.matrix = torch.stack([kept[waves] for waves in self.products])  # (P, k), float64
         self.orders = [max(waves[d][0] for waves in self.products) for d in range(len(self.periods))]
-        # Every product as places in the table of waves, and the same of its derivative along every axis.
-        starts = [2 * sum(self.orders[:d]) for d in range(len(self.periods))]
+        self._turn = [2 * math.pi / p for p in self.periods]
+        self._tree = _tree(list(enumerate(self.products)), len(self.periods) - 1)
 
-        def places(waves: tuple[_Wave, ...]) -> tuple[int, ...]:
-            return tuple(
-                start + 2 * (k - 1) + sine for start, (k, sine) in zip(starts, waves, strict=True) if k
-            )
+    def rows(self, x: Tensor | Sequence[Tensor], factor: Tensor | None = None) -> list[Tensor]:
+        """The products at coordinates ``x``, one tensor an axis, times ``factor``: P tensors of one shape."""
+        found: dict[int, Tensor] = {}
+        _products(self._tree, self._tables(x), factor, found)
+        return [found[p] if p in found else torch.ones_like(x[0]) for p in range(len(self.products))]
 
-        self._values = [(p, 1.0, places(waves)) for p, waves in enumerate(self.products)]
-        self._slopes = []
-        for d, period in enumerate(self.periods):
-            terms = []
-            for p, waves in enumerate(self.products):
-                k, sine = waves[d]
-                if k:  # cos' = -k sin, sin' = k cos
-                    factor = k * 2 * math.pi / period * (1 if sine else -1)
-                    terms.append((p, factor, places((*waves[:d], (k, not sine), *waves[d + 1 :]))))
-            self._slopes.append(terms)
-
-    def rows(self, x: Sequence[Tensor]) -> list[Tensor]:
-        """The products at coordinates ``x``, a tensor (or row of one) an axis: P tensors of the same shape."""
-        table = self._table(x)
-        return [_product(table, places, x[0]) for _, _, places in self._values]
-
-    def gradient(self, x: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def gradient(
+        self, x: Tensor | Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
         """sum_p w_p product_p, and its derivatives in every coordinate, for ``weights`` (P rows)."""
-        table = self._table(x)
-        value, *slopes = (_weighted(table, terms, weights, x[0]) for terms in (self._values, *self._slopes))
-        return value, slopes
+        value, slopes = _contract(self._tree, self._tables(x), weights, self._turn)
+        return value, [torch.zeros_like(x[0]) if slope is None else slope for slope in slopes]
 
-    def values_and_slopes(self, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def values_and_slopes(self, x: Tensor | Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The products (..., P), and their derivatives in every coordinate, (..., P) each."""
-        table = self._table(x)
-        slopes = []
-        for terms in self._slopes:
-            rows = [torch.zeros_like(x[0])] * len(self.products)
-            for p, factor, places in terms:
-                rows[p] = factor * _product(table, places, x[0])
-            slopes.append(torch.stack(rows, -1))
-        return torch.stack([_product(table, places, x[0]) for *_, places in self._values], -1), slopes
+        one, zero = torch.ones_like(x[0]), torch.zeros_like(x[0])
+        count = len(self.products)
+        each = [self.gradient(x, [one if p == q else zero for q in range(count)]) for p in range(count)]
+        slopes = [torch.stack([s[d] for _, s in each], -1) for d in range(len(self.periods))]
+        return torch.stack([value for value, _ in each], -1), slopes
 
     def decay(self, scale: Sequence[Tensor]) -> list[Tensor]:
         """E[product(x + s eps)] / product(x) for normal eps: exp(-(2 pi k s / P)^2 / 2) over the axes."""
@@ -104,45 +87,77 @@ class ProductWaves:
             for w in self.products
         ]
 
-    def _table(self, x: Sequence[Tensor]) -> list[Tensor]:
-        """cos(k t) and sin(k t) for k = 1 ... order, axis by axis: one pair of calls, then sums of angles."""
-        table: list[Tensor] = []
-        for row, turn, order in zip(x, self._turn, self.orders, strict=True):
-            axis: list[Tensor] = []
-            if order:
-                angle = row * turn
-                axis = [angle.cos(), angle.sin()]
+    def _tables(self, x: Tensor | Sequence[Tensor]) -> list[dict[_Wave, Tensor]]:
+        """cos(k t) and sin(k t) for k = 1 ... order of every axis: one pair of calls, then sums of angles."""
+        rows = x if isinstance(x, Tensor) else torch.stack(list(x))
+        angle = rows * rows.new_tensor(self._turn).view(-1, *[1] * (rows.dim() - 1))
+        tables = []
+        for cosine, sine, order in zip(angle.cos(), angle.sin(), self.orders, strict=True):
+            table: dict[_Wave, Tensor] = {(1, False): cosine, (1, True): sine} if order else {}
             for k in range(2, order + 1):
-                half, rest = 2 * (k // 2 - 1), 2 * (k - k // 2 - 1)
-                (c1, s1), (c2, s2) = axis[half : half + 2], axis[rest : rest + 2]
-                axis.append(torch.addcmul(c1 * c2, s1, s2, value=-1))
-                axis.append(torch.addcmul(s1 * c2, c1, s2))
-            table += axis
-        return table
+                i, j = k // 2, k - k // 2
+                (c1, s1), (c2, s2) = ((table[n, False], table[n, True]) for n in (i, j))
+                table[k, False] = torch.addcmul(c1 * c2, s1, s2, value=-1)
+                table[k, True] = torch.addcmul(s1 * c2, c1, s2)
+            tables.append(table)
+        return tables
 
 
-def _product(table: list[Tensor], places: tuple[int, ...], like: Tensor) -> Tensor:
-    if not places:
-        return torch.ones_like(like)
-    result = table[places[0]]
-    for place in places[1:]:
-        result = result * table[place]
-    return result
+# Products by their wave along the last axis, those by the one along the axis before, ...: (axis, branches), and
+# at the end the number of the product.
+_Tree = tuple[int, "list[tuple[_Wave, _Tree | int]]"]
 
 
-def _weighted(
-    table: list[Tensor],
-    terms: Sequence[tuple[int, float, tuple[int, ...]]],
-    weights: Sequence[Tensor],
-    like: Tensor,
-) -> Tensor:
-    """sum over terms (p, f, places) of f w_p times the product."""
-    total = None
-    for p, factor, places in terms:
-        row = _product(table, places, like)
-        if total is None:
-            total = row * weights[p]
-            total = total if factor == 1 else total.mul_(factor)
-        else:
-            total = total.addcmul_(row, weights[p], value=factor)
-    return torch.zeros_like(like) if total is None else total
+def _tree(products: list[tuple[int, tuple[_Wave, ...]]], axis: int) -> Any:
+    if axis < 0:
+        ((number, _),) = products
+        return number
+    waves = sorted({waves[axis] for _, waves in products})
+    return axis, [(w, _tree([item for item in products if item[1][axis] == w], axis - 1)) for w in waves]
+
+
+def _products(
+    tree: Any, tables: list[dict[_Wave, Tensor]], factor: Tensor | None, found: dict[int, Tensor]
+) -> None:
+    """All products times ``factor``, by number; without a factor, the constant product is left out."""
+    if isinstance(tree, int):
+        if factor is not None:
+            found[tree] = factor
+        return
+    axis, branches = tree
+    for wave, branch in branches:
+        here = tables[axis].get(wave)  # none for the constant
+        together = factor if here is None else here if factor is None else here * factor
+        _products(branch, tables, together, found)
+
+
+def _contract(
+    tree: Any, tables: list[dict[_Wave, Tensor]], weights: Sequence[Tensor], turn: list[float]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """sum of weight times product over the tree, and its slopes along the axes up to the tree's."""
+    if isinstance(tree, int):
+        return weights[tree], []
+    axis, branches = tree
+    value: Tensor | None = None
+    slopes: list[Tensor | None] = [None] * (axis + 1)
+    for (k, sine), branch in branches:
+        inner, inner_slopes = _contract(branch, tables, weights, turn)
+        wave = tables[axis].get((k, sine))
+        value = _plus(value, inner, wave)
+        for d, slope in enumerate(inner_slopes):
+            if slope is not None:
+                slopes[d] = _plus(slopes[d], slope, wave)
+        if k:  # cos' = -k sin, sin' = k cos
+            turned = tables[axis][k, not sine]
+            slopes[axis] = _plus(slopes[axis], inner, turned, k * turn[axis] * (1 if sine else -1))
+    assert value is not None
+    return value, slopes
+
+
+def _plus(total: Tensor | None, a: Tensor, b: Tensor | None, factor: float = 1.0) -> Tensor:
+    """total + factor a b, in place where total is a sum already; b = None stands for 1."""
+    if b is None:
+        return a if total is None else total + a
+    if total is None:
+        return a * b if factor == 1 else (a * b).mul_(factor)
+    return torch.addcmul(total, a, b, value=factor)
