@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ def farthest_points(x: Tensor, num: int) -> Tensor:
         >>> farthest_points(torch.tensor([[0.0], [0.1], [1.0]]), 2)
         tensor([0, 2])
     """
+    if num < 1:
+        raise ValueError(f"num: expected at least 1 point, found {num}")
     num = min(num, len(x))
     chosen = [0]
     gap = (x - x[0]).norm(dim=-1)
@@ -65,3 +68,40 @@ def betti_numbers(diagrams: list[np.ndarray]) -> tuple[int, ...]:
     if not lengths:
         return (1,) + (0,) * (len(diagrams) - 1)
     return max(lengths, key=lambda numbers: lengths[numbers])
+
+
+# Betti numbers over Z/2 and over Z/3.
+_SURFACES = {
+    ((1, 0, 0), (1, 0, 0)): "a point, or anything contractible",
+    ((1, 1, 0), (1, 1, 0)): "a circle (or an annulus)",
+    ((1, 2, 1), (1, 1, 0)): "a Klein bottle",
+    ((1, 2, 1), (1, 2, 1)): "a torus",
+    ((1, 0, 1), (1, 0, 1)): "a sphere",
+    ((1, 1, 1), (1, 0, 0)): "a projective plane",
+    (
+        (1, 5, 0),
+        (1, 5, 0),
+    ): "three circles, two of which meet the first in two points each (or a graph like it)",
+}
+
+
+def betti_reading(over_2: Sequence[int], over_3: Sequence[int]) -> str:
+    """The spaces of the kernel literature that have these Betti numbers over Z/2 and Z/3.
+
+    Fewer numbers than three leave more spaces. Numbers do not prove a space: they rule others out.
+
+    Example:
+        >>> betti_reading((1, 2, 1), (1, 1, 0))
+        'as of a Klein bottle'
+        >>> betti_reading((1, 5), (1, 4))
+        'as of none of the spaces known here'
+    """
+    if len(over_2) != len(over_3):
+        raise ValueError(f"over_3: expected {len(over_2)} numbers as over_2, found {len(over_3)}")
+    degrees = len(over_2)
+    names = [
+        name
+        for (two, three), name in _SURFACES.items()
+        if two[:degrees] == tuple(over_2)[:3] and three[:degrees] == tuple(over_3)[:3]
+    ]
+    return "as of " + (" or of ".join(names) if names else "none of the spaces known here")

@@ -7,6 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+from topoprior.coverings import KleinBottle
+from topoprior.harmonics import Harmonics
+from topoprior.patches import dct_basis, dct_coordinates
+from topoprior.projection import nearest_kernels
+from topoprior.trigonometric import ProductWaves
+
 
 def klein_kernels(x: Tensor, size: int = 3) -> Tensor:
     r"""Analytic kernels at lifts ``x`` = (u, v) of points of the Klein bottle, (..., size, size).
@@ -61,3 +67,83 @@ def sample_klein_kernels(
     """
     points = torch.rand(num, 2, generator=generator)
     return klein_kernels(points, size), points
+
+
+def klein_subspace(size: int = 3, metric: str = "contrast") -> Tensor:
+    """Orthonormal basis of the span of the analytic kernels without their means, (r, k^2 - 1) float64.
+
+    Rows are coordinates as in :func:`kernel_coordinates`. r is 5 from 3x3 on: the span of x, y, x^2, y^2
+    and xy; for 2x2 it is 3, all there is.
+
+    Example:
+        >>> klein_subspace(3).shape
+        torch.Size([5, 8])
+    """
+    line = torch.arange(16, dtype=torch.float64) / 16
+    family = kernel_coordinates(klein_kernels(torch.cartesian_prod(line, line), size), metric)
+    _, values, rows = torch.linalg.svd(family, full_matrices=False)
+    return rows[values > 1e-9 * values[0]]
+
+
+def kernel_coordinates(kernels: Tensor, metric: str = "contrast") -> Tensor:
+    """Coordinates (..., k^2 - 1) of kernels (..., k, k) without their means, isometric in the metric.
+
+    Args:
+        metric: "contrast", the D-norm of natural patches
+            (:func:`~topoprior.patches.dct_coordinates`), or "pixels", the Euclidean one.
+    """
+    if metric not in ("contrast", "pixels"):
+        raise ValueError(f"metric: expected 'contrast' or 'pixels', found {metric!r}")
+    coordinates = dct_coordinates(kernels)
+    if metric == "contrast":
+        return coordinates
+    return coordinates * dct_basis(kernels.shape[-1]).flatten(1).norm(dim=1).to(coordinates)
+
+
+def klein_energy(kernels: Tensor, metric: str = "contrast") -> Tensor:
+    r"""The fraction of every kernel's energy that lies in the analytic family's span, (..., k, k) -> (...):
+
+    .. math:: |P w|^2 / |w|^2, \quad w \text{ without its mean}, P \text{ the projection on klein\_subspace}
+
+    1 for analytic kernels, 5/8 in the mean for 3x3 noise (in the metric in which it is isotropic).
+
+    Example:
+        >>> checkerboard = torch.tensor([[1.0, -1, 1], [-1, 1, -1], [1, -1, 1]])
+        >>> round(klein_energy(checkerboard, "pixels").item(), 3)
+        0.1
+    """
+    coordinates = kernel_coordinates(kernels, metric).double()
+    inside = coordinates @ klein_subspace(kernels.shape[-1], metric).T
+    return inside.square().sum(-1) / coordinates.square().sum(-1).clamp_min(1e-300)
+
+
+def nearest_klein(kernels: Tensor, metric: str = "contrast") -> tuple[Tensor, Tensor]:
+    """Distance to the analytic kernels, (N,), and the nearest one's point of the Klein bottle, (N, 2).
+
+    Kernels (N, k, k), and the analytic ones, are taken without their means and scaled to norm 1, so distances
+    are at most sqrt(2) (F and -F are both in the family). A grid search and damped Gauss-Newton steps.
+
+    Example:
+        >>> kernels, points = sample_klein_kernels(50, generator=torch.Generator().manual_seed(0))
+        >>> bool((nearest_klein(kernels)[0] < 1e-3).all())
+        True
+    """
+    coordinates = kernel_coordinates(kernels, metric).double()
+    unit = coordinates / coordinates.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+    # The five harmonics of the family are among the lowest eight.
+    harmonics = Harmonics(KleinBottle(), 8)
+    line = torch.arange(16, dtype=torch.float64) / 16
+    grid = torch.cartesian_prod(2 * line, line)
+    family = kernel_coordinates(klein_kernels(grid, kernels.shape[-1]), metric)
+    coefficients = harmonics(grid).T @ family / len(grid)  # the trapezoid rule is exact here
+    used = (coefficients.norm(dim=1) > 1e-9).nonzero().flatten().tolist()
+    waves = ProductWaves(harmonics.select(used), coefficients[used])
+    matrix = torch.cat([waves.matrix, torch.zeros_like(waves.matrix[:1])])
+    narrow = torch.full((2, len(unit)), math.log(1e-6), dtype=torch.float64)
+    found = nearest_kernels(waves, matrix, narrow, unit)
+    points = found[:, :2]
+    # alpha < 0 stands for the negative kernel, half a turn of theta2 away.
+    points = points + (found[:, 2:3] < 0) * points.new_tensor([0.0, 0.5])
+    decoded = kernel_coordinates(klein_kernels(points, kernels.shape[-1]), metric)
+    decoded = decoded / decoded.norm(dim=-1, keepdim=True)
+    return (unit - decoded).norm(dim=-1).to(kernels), KleinBottle().project(points).to(kernels)
