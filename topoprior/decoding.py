@@ -76,13 +76,16 @@ class Decode(torch.autograd.Function):
         step = torch.empty_like(noise)
         steps, noises = step.view(-1, *loc.shape), noise.reshape(-1, *loc.shape)
         weights = loc.new_empty(len(steps), *loc.shape[1:], decoder.matrix.shape[1])
+        together = max(1, _BLOCK // max(1, loc[0].numel()))  # draws of a small layer
         for block in _blocks(loc):
             scale, center = log_scale[:, block].exp(), loc[:, block]
-            for s in range(len(steps)):
-                x = center + torch.mul(noises[s, :, block], scale, out=steps[s, :, block])
+            for first in range(0, len(steps), together):
+                some = slice(first, first + together)
+                torch.mul(noises[some, :, block], scale, out=steps[some, :, block])
+                x = (center + steps[some, :, block]).movedim(1, 0)
                 z, (alpha, beta) = x[:-2], x[-2:].unbind()
                 pixels = decoder.decode(decoder.waves.rows(z, alpha), beta * decoder.constant)
-                torch.stack(tuple(pixels), -1, out=weights[s, block])
+                torch.stack(tuple(pixels), -1, out=weights[some, block])
         return weights.view(noise.shape[:-3] + weights.shape[1:]), step
 
     @staticmethod

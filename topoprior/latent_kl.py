@@ -25,39 +25,35 @@ def latent_kl(posteriors: Sequence[tuple[Tensor, Tensor, Sequence[float]]]) -> T
     return _LatentKL.apply(tuple(tuple(p) for *_, p in posteriors), *tensors)[0]
 
 
-def _value_and_gradients(periods: _Periods, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """The KL, and its gradient in every log scale."""
-    scales, latents, amplitudes = [], [], []
+def _value_and_slopes(periods: _Periods, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The KL, and its gradient in the log scales of the latents, (dim, out, in) a posterior."""
+    latents, amplitudes, sizes = [], [], []
     for loc, log_scale, period in zip(tensors[::2], tensors[1::2], periods, strict=True):
         d = len(period)
         scale = log_scale.exp()
-        scales.append(scale)
         latents += [(row * (1 / p)).flatten() for row, p in zip(scale[:d], period, strict=True)]
+        sizes.append(scale[:d].numel())
         for x in (scale[d:].flatten(), loc[d:].flatten()):
             amplitudes.append(0.5 * x.dot(x))
         amplitudes.append(-log_scale[d:].sum() - 0.5 * loc[d:].numel())
     scale_in_periods = torch.cat(latents)
     value, slope = kappa_and_slope(scale_in_periods)
-    # d/d log s of kappa(s / P) is kappa'(s / P) s / P; of the amplitudes' part it is s^2 - 1.
-    of_latents = (slope * scale_in_periods).split(
-        [scale[: len(p)].numel() for scale, p in zip(scales, periods, strict=True)]
-    )
-    gradients = [
-        torch.cat([part.view(len(period), *scale.shape[1:]), scale[len(period) :].square() - 1])
-        for part, scale, period in zip(of_latents, scales, periods, strict=True)
-    ]
-    return value.sum() + torch.stack(amplitudes).sum(), gradients
+    # d/d log s of kappa(s / P) is kappa'(s / P) s / P
+    slopes = (slope * scale_in_periods).split(sizes)
+    shaped = [s.view(-1, *loc.shape[1:]) for s, loc in zip(slopes, tensors[::2], strict=True)]
+    return value.sum() + torch.stack(amplitudes).sum(), shaped
 
 
 class _LatentKL(torch.autograd.Function):
-    """The KL, and with it at once its gradient in every log scale; the one in loc is loc itself."""
+    """The KL, and with it at once the slopes of kappa; the rest of the gradient follows from the parameters."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(periods: _Periods, *tensors: Tensor) -> tuple[Tensor, ...]:
-        kl, gradients = _value_and_gradients(periods, tensors)
-        return kl, *gradients
+        kl, slopes = _value_and_slopes(periods, tensors)
+        # Views of one tensor: an output of its own each.
+        return kl, *(slope.clone() for slope in slopes)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -68,11 +64,13 @@ class _LatentKL(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         count = 2 * len(ctx.periods)
-        tensors, gradients = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        tensors, slopes = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         if torch.is_grad_enabled():  # to be differentiated again: as functions of the parameters
-            gradients = _value_and_gradients(ctx.periods, tensors)[1]
+            slopes = _value_and_slopes(ctx.periods, tensors)[1]
         found: list[Tensor | None] = [None]
-        for loc, gradient, period in zip(tensors[::2], gradients, ctx.periods, strict=True):
-            d = len(period)
-            found += [torch.cat([torch.zeros_like(loc[:d]), loc[d:] * grad]), gradient * grad]
+        for loc, log_scale, slope in zip(tensors[::2], tensors[1::2], slopes, strict=True):
+            d = len(slope)
+            of_amplitudes = (2 * log_scale[d:]).exp() - 1
+            found.append(torch.cat([torch.zeros_like(loc[:d]), loc[d:] * grad]))
+            found.append(torch.cat([slope, of_amplitudes]) * grad)
         return tuple(found)
