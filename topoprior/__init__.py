@@ -7,6 +7,7 @@ from topoprior.decoder_prior import DecoderPrior
 from topoprior.distributions import UniformOn, WrappedNormal
 from topoprior.divergences import cover_kl, kappa
 from topoprior.fixed_kernels import FixedKernels
+from topoprior.identify import Identification, identify_covering
 from topoprior.inference import (
     frozen_sample,
     kl_divergence,
@@ -52,6 +53,8 @@ __all__ = [
     "BayesLinear",
     "CorrelatedGaussian",
     "CoveringVAE",
+    "Identification",
+    "identify_covering",
     "DecoderPrior",
     "FixedKernels",
     "EuclideanDecoderPrior",

@@ -1,43 +1,85 @@
 """Spectral warm start: read a covering space's latents off the data before any training.
 
 An encoder that starts in the wrong homotopy class seldom leaves it. The class can be seen in the data:
-on a flat manifold the lowest eigenfunctions of the Laplacian are its lowest harmonics, so the lowest
-eigenvectors of a neighbour graph of the data span them up to an orthogonal matrix. Finding that matrix,
-such that the rotated eigenvectors lie on the embedded space, gives a lift for every landmark; the
-residual says whether the space was the right one, and more starts cure a bad fit.
+the lowest eigenvectors of the Laplacian of a neighbour graph of data on a space span the lowest harmonics
+of the space, up to an orthogonal matrix. Finding that matrix, such that the rotated eigenvectors lie on
+the space, embedded by its harmonics, gives a lift for every landmark. Four numbers say how well the space
+fits, and so whether it was the right one; more starts cure a bad fit.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from topoprior.coverings import Covering
+from topoprior.low_harmonics import SpectralFeatures, spectral_features
 
 EXTRA = 3  # eigenvectors to choose from, beyond the number of features
+EXPLAINED = 10  # eigenvectors that have to be functions of the latents
+_NEIGHBOURS = 4
+_PROBES = 200
+_EMPTY = 20.0  # a ball is empty by chance with probability e^-20 where data are uniform
+# Successive halving: (starts kept, alternations, rows of data, points of the space).
+_PLAN = ((384, 10, 80, 150), (48, 12, 200, 400), (4, 10, 400, 1200))
+_BATCH = 1_000_000  # comparisons at a time, to stay in the cache
+
+
+class Fit(NamedTuple):
+    """How data lie on a space; all numbers are 0 at best.
+
+    Attributes:
+        latents: lifts (N, cover_dim).
+        residual: mean squared distance of the rotated eigenvectors to the space, in units of their variance.
+        unexplained: share of the variance of the lowest eigenvectors that the latents do not predict,
+            by nearest neighbours: large where different data were put together.
+        torn: the same the other way round, share of the variance of the space's features that neighbours
+            in the eigenvectors do not predict: large where the map jumps.
+        uncovered: share of the space that is empty.
+        energy: eigenvalues of the functions used, against the lowest that could have been, minus 1.
+    """
+
+    latents: Tensor
+    residual: float
+    unexplained: float
+    torn: float
+    uncovered: float
+    energy: float
+
+    @property
+    def mismatch(self) -> float:
+        """The sum of the four: below about .1 for the right space and class, more for others."""
+        return self.residual + self.unexplained + self.torn + self.uncovered
+
+    @property
+    def cost(self) -> float:
+        """What decides between fits on one space: the mismatch, and a tenth of the energy."""
+        return self.mismatch + 0.1 * self.energy
 
 
 class WarmStart(NamedTuple):
-    """Latents of landmarks: ``rows`` (N,) of the data, ``latents`` (N, cover_dim), ``residual``.
-
-    ``residual`` is the mean squared distance of the eigenvectors to the embedded space, in units of
-    their variance: below about .05 for the right class, about .1 and more for a wrong one.
-    """
+    """Latents of landmarks: ``rows`` (N,) of the data, and their :class:`Fit`."""
 
     rows: Tensor
-    latents: Tensor
-    residual: float
+    fit: Fit
+
+    @property
+    def latents(self) -> Tensor:
+        return self.fit.latents
+
+    @property
+    def residual(self) -> float:
+        return self.fit.residual
 
 
-def graph_eigenvectors(x: Tensor, num: int, neighbours: int = 8) -> Tensor:
-    """The first ``num`` non-trivial eigenvectors of the k-NN graph of ``x``, (N, num), of unit variance.
+def graph_spectrum(x: Tensor, num: int, neighbours: int = 8) -> tuple[Tensor, Tensor]:
+    """The first ``num`` non-trivial eigenvectors of the k-NN graph of ``x``, (N, num), and eigenvalues.
 
-    Of the random-walk Laplacian of the symmetrized graph, D^-1/2 v with v those of I - D^-1/2 W D^-1/2.
+    Of the random-walk Laplacian of the symmetrized graph, D^-1/2 v with v those of I - D^-1/2 W D^-1/2;
+    centered and scaled to unit variance.
 
     Raises:
         ValueError: fewer points than neighbours or eigenvectors asked for.
@@ -45,81 +87,154 @@ def graph_eigenvectors(x: Tensor, num: int, neighbours: int = 8) -> Tensor:
     x = x.flatten(1).double()
     if len(x) <= max(num + 1, neighbours):
         raise ValueError(f"x: expected more than {max(num + 1, neighbours)} points, found {len(x)}")
-    nearest = torch.cdist(x, x).topk(neighbours + 1, largest=False).indices[:, 1:]
+    distances = torch.cdist(x, x).fill_diagonal_(math.inf)
+    nearest = distances.topk(neighbours, largest=False).indices
     weights = torch.zeros(len(x), len(x), dtype=x.dtype, device=x.device).scatter_(1, nearest, 1.0)
     weights = torch.maximum(weights, weights.T)
     root = weights.sum(1).rsqrt()
-    vectors = torch.linalg.eigh(root[:, None] * weights * root).eigenvectors
+    values, vectors = torch.linalg.eigh(root[:, None] * weights * root)
     psi = vectors.flip(1)[:, 1 : num + 1] * root[:, None]
     psi = psi - psi.mean(0)
-    return psi / psi.std(0, unbiased=False)
+    return psi / psi.std(0, unbiased=False), 1 - values.flip(0)[1 : num + 1]
 
 
-# Successive halving: (starts kept, Adam steps, rows of data). Most starts are bad, and show it early.
-_PLAN = ((1024, 30, 150), (32, 100, 400))
+def graph_eigenvectors(x: Tensor, num: int, neighbours: int = 8) -> Tensor:
+    """The eigenvectors of :func:`graph_spectrum`."""
+    return graph_spectrum(x, num, neighbours)[0]
 
 
 def fit_covering(
-    psi: Tensor, space: Covering, *, target: float = 0.04, rounds: int = 8
-) -> tuple[Tensor, float]:
-    """Rotate columns of ``psi`` (N, E) onto the embedded space: latents (N, cover_dim), the residual.
+    psi: Tensor,
+    space: Covering,
+    *,
+    eigenvalues: Tensor | None = None,
+    target: float = 0.1,
+    rounds: int = 4,
+    open_scale: float = 1.0,
+) -> Fit:
+    """Rotate columns of ``psi`` (N, E), lowest first, onto the embedded space.
 
-    Minimizes E |y - f(r(y))|^2 / F, y = psi Q, over Q (E, F) with orthonormal columns, f the space's
-    standardized features and r its retraction, by Adam on QR factors from many random matrices in one
-    batch. E may exceed F: data are rarely isometric to the space, so the wanted functions need not be
-    the first F eigenvectors. Repeats until a residual is below ``target``, at most ``rounds`` times.
+    Minimizes E |psi Q - f(x)|^2 / F over points x of the space, one a row, and Q (E, F) with orthonormal
+    columns, f the space's F lowest harmonics that embed it. Alternately every row takes its nearest point
+    and Q solves the orthogonal Procrustes problem, from many random matrices in one batch. E may exceed
+    F: data are rarely isometric to the space, so the wanted functions need not be the first ones; among
+    equal fits low eigenvalues win. Repeats until the cost is below ``target``, at most ``rounds`` times.
+
+    Uses torch's global random state.
     """
-    center, spread = _moments(space, psi)
-
-    def residual(q: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        y = rows @ q
-        latents = space.spectral_retract(y * spread + center)
-        gap = y - (space.spectral_embed(latents) - center) / spread
-        return gap.square().mean((-1, -2)).nan_to_num(math.inf), latents
-
-    best, chosen = math.inf, psi.new_zeros(len(psi), space.cover_dim)
+    target_space = _Target(space, spectral_features(space, open_scale))
+    device, psi = psi.device, psi.detach().double().cpu()
+    offered = psi[:, : target_space.codes.shape[1] + EXTRA]
+    if eigenvalues is None:
+        eigenvalues = torch.ones(psi.shape[1])
+    energies = eigenvalues.double().cpu()[: offered.shape[1]].clamp_min(1e-9)
+    codes = target_space.codes.float()
+    best: Fit | None = None
     for _ in range(rounds):
-        q = torch.randn(_PLAN[0][0], psi.shape[1], len(spread), dtype=psi.dtype, device=psi.device)
-        q = torch.linalg.qr(q).Q
-        for keep, steps, points in _PLAN:
-            rows = psi[torch.randperm(len(psi), device=psi.device)[:points]]
-            with torch.no_grad():
-                q = q[residual(q, rows)[0].argsort()[:keep]]
-            q = _descend(q, functools.partial(residual, rows=rows), steps)
-        with torch.no_grad():
-            scores, latents = residual(q, psi)
-        if scores.min() < best:
-            best, chosen = scores.min().item(), latents[scores.argmin()]
-        if best < target:
+        candidates = _search(offered, codes, energies.float())
+        rows = torch.randperm(len(psi))[:500]
+        fits = [target_space.judge(psi[rows], offered[rows] @ q, _energy(q, energies)) for q in candidates]
+        chosen = min(range(len(fits)), key=lambda i: fits[i].cost)
+        q = _alternate(candidates[chosen : chosen + 1].float(), offered.float(), codes, 6)[0].double()
+        fit = target_space.judge(psi, offered @ q, _energy(q, energies))
+        best = fit if best is None or fit.cost < best.cost else best
+        if best.cost < target:
             break
-    return chosen, best
+    assert best is not None
+    return best._replace(latents=best.latents.to(device))
 
 
-def _descend(q: Tensor, residual: Callable[[Tensor], tuple[Tensor, Tensor]], steps: int) -> Tensor:
-    """Adam on a batch of matrices, each kept orthonormal as the Q of its QR factors."""
-    raw = q.clone().requires_grad_()
-    optimizer = torch.optim.Adam([raw], lr=0.1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+def _energy(q: Tensor, energies: Tensor) -> float:
+    return ((q.square() @ q.new_ones(q.shape[1])) @ energies / energies[: q.shape[1]].sum() - 1).item()
+
+
+def _search(psi: Tensor, codes: Tensor, energies: Tensor) -> Tensor:
+    """The best matrices found, (S, E, F), best first; ``codes`` are features of points of the space."""
+
+    def ranked(q: Tensor, rows: Tensor, some: Tensor) -> Tensor:
+        energy = (q.square().sum(-1) @ energies) / energies[: q.shape[-1]].sum() - 1
+        return q[(_nearest(q, rows, some)[1] + 0.02 * energy).argsort()]
+
+    q = torch.linalg.qr(torch.randn(_PLAN[0][0], psi.shape[1], codes.shape[1])).Q
+    for keep, steps, num_rows, num_points in _PLAN:
+        rows = psi[torch.randperm(len(psi))[:num_rows]].float()
+        some = codes[:num_points]
+        q = _alternate(ranked(q, rows, some)[:keep], rows, some, steps)
+    return ranked(q, rows, some).double()
+
+
+def _alternate(q: Tensor, rows: Tensor, codes: Tensor, steps: int) -> Tensor:
+    """Nearest points for the matrices, then matrices for the points, ``steps`` times."""
     for _ in range(steps):
-        optimizer.zero_grad()
-        residual(torch.linalg.qr(raw).Q)[0].sum().backward()
-        assert raw.grad is not None
-        raw.grad.nan_to_num_(0.0, 0.0, 0.0)  # on the retraction's singular set a start stands still
-        optimizer.step()
-        schedule.step()
-    return torch.linalg.qr(raw.detach()).Q
+        u, _, vh = torch.linalg.svd(rows.T @ _nearest(q, rows, codes)[0], full_matrices=False)
+        q = u @ vh
+    return q
 
 
-def _moments(space: Covering, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and std of the space's spectral features under the uniform law."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        x = space.sample_uniform(torch.Size([20_000]), like.dtype, torch.device("cpu"))
-    features = space.spectral_embed(x)
-    return features.mean(0).to(like), features.std(0).to(like)
+def _nearest(q: Tensor, rows: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """For every matrix and row, the nearest of ``codes`` (S, N, F), and the residual (S,)."""
+    targets, residuals = [], []
+    # y . c - |c|^2 / 2 is greatest where |y - c| is least.
+    against = torch.cat([codes, -0.5 * codes.square().sum(1, keepdim=True)], 1).T.contiguous()
+    for part in q.split(max(1, _BATCH // (len(rows) * len(codes)))):
+        y = rows @ part
+        one = torch.ones_like(y[..., :1])
+        target = codes[(torch.cat([y, one], -1) @ against).argmax(-1)]
+        targets.append(target)
+        residuals.append((y - target).square().mean((-1, -2)))
+    return torch.cat(targets), torch.cat(residuals)
 
 
-def warm_start(x: Tensor, space: Covering, *, landmarks: int = 1500, neighbours: int = 8) -> WarmStart:
+class _Target:
+    """Points that cover a space, and how well rotated eigenvectors fit it."""
+
+    def __init__(self, space: Covering, known: SpectralFeatures) -> None:
+        self.space, self.points = space, known.sample(_PLAN[-1][3])
+        self.embed = known.features
+        self.codes, self.embedded = self.embed(self.points), space.embed(self.points)
+        probes = self.points[:_PROBES]
+        self.among = _all_distances(space, probes, self.points).sort(1).values[:, 1:]
+
+    def judge(self, psi: Tensor, y: Tensor, energy: float) -> Fit:
+        """Latents of y (N, F), weighted means of the nearest points, and how they fit psi (N, E)."""
+        near = torch.cdist(y, self.codes).square().topk(6, largest=False)
+        weights = (-near.values / near.values[:, 2:3].clamp_min(1e-12)).softmax(-1).unsqueeze(-1)
+        latents = self.space.retract((self.embedded[near.indices] * weights).sum(1))
+        residual = (near.values[:, 0] / y.shape[1]).mean().item()
+
+        first = psi[:, :EXPLAINED]
+        unexplained = _unpredicted(first, _all_distances(self.space, latents, latents))
+        torn = _unpredicted(self.embed(latents), torch.cdist(first, first))
+
+        # The radius of the ball that holds _EMPTY of the data if they are uniform, read off the points.
+        count = max(1, round(_EMPTY * len(self.points) / len(latents)))
+        nearest_latent = _all_distances(self.space, self.points[:_PROBES], latents).amin(1)
+        uncovered = (nearest_latent > self.among[:, count - 1]).double().mean().item()
+        return Fit(latents, residual, unexplained, torn, uncovered, energy)
+
+
+def _unpredicted(values: Tensor, distances: Tensor) -> float:
+    """Share of the variance of ``values`` (N, F) that the mean over nearest neighbours does not predict."""
+    nearest = distances.fill_diagonal_(math.inf).topk(_NEIGHBOURS, largest=False).indices
+    gap = (values - values[nearest].mean(1)).square().sum() / (values - values.mean(0)).square().sum()
+    # The mean of k neighbours has 1 / k of the variance of what is left.
+    return gap.item() * _NEIGHBOURS / (_NEIGHBOURS + 1)
+
+
+def _all_distances(space: Covering, x: Tensor, y: Tensor) -> Tensor:
+    """(N, M), in parts that stay in the cache."""
+    size = max(1, _BATCH // (8 * len(y)))
+    return torch.cat([space.distance(part.unsqueeze(1), y) for part in x.split(size)])
+
+
+def warm_start(
+    x: Tensor,
+    space: Covering,
+    *,
+    landmarks: int = 1500,
+    neighbours: int = 8,
+    open_scale: float = 1.0,
+) -> WarmStart:
     """Latents on ``space`` for a random subset of the data ``x`` (N, ...).
 
     Uses torch's global random state.
@@ -132,7 +247,22 @@ def warm_start(x: Tensor, space: Covering, *, landmarks: int = 1500, neighbours:
         True
     """
     index = torch.randperm(len(x))[:landmarks].to(x.device)
-    num = space.spectral_embed(x.new_zeros(1, space.cover_dim)).shape[-1]
-    psi = graph_eigenvectors(x[index], num + EXTRA, neighbours)
-    latents, residual = fit_covering(psi.to(x.dtype), space)
-    return WarmStart(index, latents, residual)
+    num = max(spectral_features(space, open_scale).num + EXTRA, EXPLAINED)
+    psi, eigenvalues = graph_spectrum(x[index], num, neighbours)
+    fit = fit_covering(psi, space, eigenvalues=eigenvalues, open_scale=open_scale)
+    return WarmStart(index, fit._replace(latents=fit.latents.to(x.dtype)))
+
+
+def extend(x: Tensor, start: WarmStart, space: Covering, num: int, neighbours: int = 4) -> WarmStart:
+    """More latents: those of ``num`` other data, from their nearest landmarks (weights 1 / distance^2)."""
+    marks = x[start.rows].flatten(1)
+    others = torch.randperm(len(x), device="cpu")[:num].to(x.device)
+    codes = space.embed(start.latents)
+    found = []
+    for part in others.split(2048):
+        near = torch.cdist(x[part].flatten(1), marks).topk(neighbours, largest=False)
+        weights = 1 / near.values.square().clamp_min(1e-12)
+        weights = (weights / weights.sum(1, keepdim=True)).to(codes)
+        found.append(space.retract((codes[near.indices] * weights.unsqueeze(-1)).sum(1)))
+    rows = torch.cat([start.rows, others])
+    return WarmStart(rows, start.fit._replace(latents=torch.cat([start.latents, *found])))

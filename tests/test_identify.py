@@ -1,0 +1,84 @@
+"""identify_covering: right on samples of every candidate, and agreeing with persistent homology."""
+
+import math
+
+import pytest
+import torch
+
+import topoprior as tp
+from experiments.klein_circles_data import image_set
+from topoprior.homology import betti_numbers, persistence
+from topoprior.identify import CANDIDATES, identify_covering
+
+
+def flat_sample(name, num):
+    """Uniform points of a candidate in its standard embedding."""
+    space = CANDIDATES[name]
+    if name == "plane":
+        return torch.rand(num, 2)
+    return space.embed(space.sample_uniform(torch.Size([num]), torch.float32, torch.device("cpu")))
+
+
+def bent(points, generator, noise=0.05):
+    """A random smooth map to R^20: a random isometry plus waves of random directions, and noise.
+
+    ``noise`` is the standard deviation of the noise beside that of the data, per coordinate.
+    """
+    points = points / points.std(0).square().sum().sqrt()
+    frame = torch.linalg.qr(torch.randn(20, 20, generator=generator)).Q[: points.shape[1]]
+    directions = 0.8 * torch.randn(points.shape[1], 20, generator=generator)
+    phases = 2 * math.pi * torch.rand(20, generator=generator)
+    x = points @ frame + 0.15 * (points @ directions + phases).sin()
+    return x + noise * x.std(0).square().mean().sqrt() * torch.randn(x.shape, generator=generator)
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_every_candidate_is_recognized_in_r20(name):
+    x = bent(flat_sample(name, 1000), torch.Generator().manual_seed(1))
+    found = identify_covering(x, landmarks=800)
+    assert found.name == name, str(found)
+    assert found.start.latents.shape == (800, CANDIDATES[name].cover_dim)
+    second = list(found.fits.values())[1]
+    assert second.mismatch > 1.5 * found.fits[name].mismatch, str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_with_other_maps_and_seeds(name, seed):
+    torch.manual_seed(100 + seed)
+    x = bent(flat_sample(name, 1500), torch.Generator().manual_seed(10 + seed))
+    assert identify_covering(x).name == name
+
+
+@pytest.mark.parametrize("name", ["published", "klein"])
+def test_klein_circles_live_on_the_klein_bottle(name):
+    images = image_set(name).split(1250, 28).train[0]
+    found = identify_covering(images, landmarks=800)
+    assert found.name == "Klein bottle", str(found)
+
+
+def test_persistent_homology_agrees():
+    """The Klein bottle of our fit against the Betti numbers of the images themselves, over Z/2 and Z/3."""
+    pytest.importorskip("ripser")
+    x = flat_sample("Klein bottle", 4000)
+    assert identify_covering(x, landmarks=800).name == "Klein bottle"
+    betti = [betti_numbers(persistence(x, field=p, max_dim=1, num_points=250)) for p in (2, 3)]
+    assert betti == [(1, 2), (1, 1)]
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="candidates"):
+        identify_covering(torch.rand(100, 3), {})
+    with pytest.raises(ValueError, match="at least 50"):
+        identify_covering(torch.rand(10, 3))
+
+
+def test_candidates_of_ones_own():
+    """The Moebius band, which is not among the default candidates."""
+    points = torch.rand(800, 2) * torch.tensor([1.0, 0.6]) - torch.tensor([0.0, 0.3])
+    x = tp.MoebiusBand().embed(points)
+    found = identify_covering(
+        x, {"band": tp.MoebiusBand(), "cylinder": tp.Cylinder(), "circle": tp.Circle()}
+    )
+    assert found.name == "band", str(found)

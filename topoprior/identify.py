@@ -1,0 +1,109 @@
+"""Which space do data live on? The spectral fit of every candidate, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from topoprior.coverings import Circle, Covering, Euclidean, KleinBottle, Torus
+from topoprior.low_harmonics import spectral_features
+from topoprior.projective import RealProjectiveSpace
+from topoprior.spectral import EXPLAINED, EXTRA, Fit, WarmStart, fit_covering, graph_spectrum
+from topoprior.spherical import Sphere
+
+CANDIDATES: dict[str, Covering] = {
+    "circle": Circle(),
+    "torus": Torus(2),
+    "sphere": Sphere(2),
+    "Klein bottle": KleinBottle(),
+    "projective plane": RealProjectiveSpace(2),
+    "plane": Euclidean(2),
+}
+
+_GOOD = 0.12
+
+
+class Identification(NamedTuple):
+    """What :func:`identify_covering` found.
+
+    Attributes:
+        name: the best candidate; "plane" says that none of the closed ones fits, or that data are a patch.
+        covering: that space.
+        start: landmarks of the data with latents on it.
+        fits: the :class:`~topoprior.spectral.Fit` of every candidate, best first.
+    """
+
+    name: str
+    covering: Covering
+    start: WarmStart
+    fits: dict[str, Fit]
+
+    def __str__(self) -> str:
+        """A table of the candidates."""
+        lines = [f"{'space':<18} mismatch = residual + unexplained + torn + uncovered"]
+        for name, fit in self.fits.items():
+            parts = (
+                f"{fit.residual:8.3f}   {fit.unexplained:11.3f}   {fit.torn:4.3f}   {fit.uncovered:9.3f}"
+            )
+            lines.append(f"{name:<18} {fit.mismatch:8.3f} = {parts}")
+        return "\n".join(lines)
+
+
+def identify_covering(
+    x: Tensor,
+    candidates: Mapping[str, Covering] | None = None,
+    *,
+    landmarks: int = 1000,
+    neighbours: int = 8,
+    rounds: int = 4,
+) -> Identification:
+    """Rank spaces by how well data are a copy of them.
+
+    For each candidate the lowest eigenvectors of a neighbour graph are rotated onto the space; its mismatch
+    adds up how far they stay off it, how much of them the points found do not determine, how far the points
+    jump between neighbours, and how much of the space is left empty. A torus maps to the circle, a sphere to
+    the projective plane, and a circle into the plane: each of these fits one way only, and one number shows it.
+
+    Args:
+        x: data, (N, ...), one connected piece, about evenly spread.
+        candidates: names and spaces; default circle, torus, sphere, Klein bottle, projective plane, and a
+            square patch of the plane for "none of these".
+        landmarks: how many of the data are used, at random; on a surface 1,000 do.
+        rounds: how often the fits are tried, unless one is good before.
+
+    Uses torch's global random state.
+
+    Raises:
+        ValueError: no candidates, or fewer data than 50.
+
+    Example:
+        >>> import topoprior as tp
+        >>> _ = torch.manual_seed(0)
+        >>> points = tp.Circle().embed(torch.rand(300, 1))
+        >>> few = {"circle": tp.Circle(), "plane": tp.Euclidean(2)}
+        >>> identify_covering(points, few).name
+        'circle'
+    """
+    known = dict(CANDIDATES if candidates is None else candidates)
+    if not known:
+        raise ValueError("candidates: expected at least one space, found none")
+    if len(x) < 50:
+        raise ValueError(f"x: expected at least 50 data, found {len(x)}")
+    index = torch.randperm(len(x))[:landmarks].to(x.device)
+    num = max(EXPLAINED, *(spectral_features(space).num + EXTRA for space in known.values()))
+    psi, eigenvalues = graph_spectrum(x[index], num, neighbours)
+    fits: dict[str, Fit] = {}
+    for _ in range(rounds):
+        for name, space in known.items():
+            fit = fit_covering(psi, space, eigenvalues=eigenvalues, rounds=1)
+            if name not in fits or fit.cost < fits[name].cost:
+                fits[name] = fit
+        if min(fit.cost for fit in fits.values()) < _GOOD:
+            break
+    fits = dict(sorted(fits.items(), key=lambda item: item[1].mismatch))
+    name, best = next(iter(fits.items()))
+    start = WarmStart(index, best._replace(latents=best.latents.to(x.dtype)))
+    return Identification(name, known[name], start, fits)
