@@ -9,9 +9,11 @@ Lightning is needed for several devices or another precision than 32 bits: pip i
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -123,15 +125,21 @@ def launch(hardware: Hardware, function: Callable[..., Any], *arguments: Any) ->
     import cloudpickle
 
     # As bytes: methods hold functions made by functions, which only cloudpickle can send to another process.
+    # What comes back goes through a file of ours: the launcher's pipe would block on anything large.
     sent = cloudpickle.dumps((function, arguments))
-    return cloudpickle.loads(fabric.launch(_in_process, sent))
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder, "result")
+        fabric.launch(_in_process, sent, str(result))
+        return cloudpickle.loads(result.read_bytes())
 
 
-def _in_process(fabric: Any, sent: bytes) -> bytes:
+def _in_process(fabric: Any, sent: bytes, path: str) -> None:
     import cloudpickle
 
     function, arguments = cloudpickle.loads(sent)
-    return cloudpickle.dumps(function(FabricDriver(fabric), *arguments))
+    result = function(FabricDriver(fabric), *arguments)
+    if fabric.global_rank == 0:
+        Path(path).write_bytes(cloudpickle.dumps(result))
 
 
 def _fabric_class() -> Any:

@@ -75,8 +75,7 @@ def stages(profile: str, name: str) -> list[Stage]:
     if profile == "compare":
         return [_rates_and_starts(name, (3e-3, 1e-2, 2e-2), 0.1, (5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))]
     if profile == "bayes":
-        # Half the steps, so twice the rates.
-        first = _rates_and_starts(name, (1e-2, 2e-2, 4e-2), 1.0, (2e-3, 5e-3, 1e-2), (0.1, 1.0, 5.0))
+        first = _rates_and_starts(name, (5e-3, 1e-2, 2e-2), 1.0, (2e-3, 5e-3, 1e-2), (0.1, 1.0, 5.0))
         return [first, _scales(name)]
     return [_temperatures(name), _rates]
 
