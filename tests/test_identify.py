@@ -8,7 +8,9 @@ import torch
 import topoprior as tp
 from experiments.klein_circles_data import image_set
 from topoprior.homology import betti_numbers, persistence
-from topoprior.identify import CANDIDATES, identify_covering
+from topoprior.identify import default_candidates, identify_covering
+
+CANDIDATES = default_candidates()
 
 
 def flat_sample(name, num):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -14,16 +14,20 @@ from topoprior.projective import RealProjectiveSpace
 from topoprior.spectral import EXPLAINED, EXTRA, Fit, WarmStart, fit_covering, graph_spectrum
 from topoprior.spherical import Sphere
 
-CANDIDATES: dict[str, Covering] = {
-    "circle": Circle(),
-    "torus": Torus(2),
-    "sphere": Sphere(2),
-    "Klein bottle": KleinBottle(),
-    "projective plane": RealProjectiveSpace(2),
-    "plane": Euclidean(2),
+_CANDIDATES: dict[str, Callable[[], Covering]] = {
+    "circle": Circle,
+    "torus": Torus,
+    "sphere": lambda: Sphere(2),
+    "Klein bottle": KleinBottle,
+    "projective plane": lambda: RealProjectiveSpace(2),
+    "plane": lambda: Euclidean(2),
 }
-
 _GOOD = 0.12
+
+
+def default_candidates() -> dict[str, Covering]:
+    """Circle, torus, sphere, Klein bottle, projective plane, and a square patch of the plane."""
+    return {name: make() for name, make in _CANDIDATES.items()}
 
 
 class Identification(NamedTuple):
@@ -87,7 +91,7 @@ def identify_covering(
         >>> identify_covering(points, few).name
         'circle'
     """
-    known = dict(CANDIDATES if candidates is None else candidates)
+    known = default_candidates() if candidates is None else dict(candidates)
     if not known:
         raise ValueError("candidates: expected at least one space, found none")
     if len(x) < 50:
