@@ -110,7 +110,7 @@ def klein_energy(kernels: Tensor, metric: str = "contrast") -> Tensor:
     Example:
         >>> checkerboard = torch.tensor([[1.0, -1, 1], [-1, 1, -1], [1, -1, 1]])
         >>> round(klein_energy(checkerboard, "pixels").item(), 3)
-        0.1
+        0.2
     """
     coordinates = kernel_coordinates(kernels, metric).double()
     inside = coordinates @ klein_subspace(kernels.shape[-1], metric).T
@@ -121,7 +121,8 @@ def nearest_klein(kernels: Tensor, metric: str = "contrast") -> tuple[Tensor, Te
     """Distance to the analytic kernels, (N,), and the nearest one's point of the Klein bottle, (N, 2).
 
     Kernels (N, k, k), and the analytic ones, are taken without their means and scaled to norm 1, so distances
-    are at most sqrt(2) (F and -F are both in the family). A grid search and damped Gauss-Newton steps.
+    are at most sqrt(2) (F and -F are both in the family). A grid search and damped Gauss-Newton steps: of
+    noise, a kernel in a hundred is up to .003 farther than the least distance, near another point.
 
     Example:
         >>> kernels, points = sample_klein_kernels(50, generator=torch.Generator().manual_seed(0))
