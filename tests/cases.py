@@ -13,7 +13,24 @@ import mpmath
 import torch
 from torch import Tensor
 
-from topoprior import Circle, Covering, Euclidean, FlatManifold, KleinBottle, Torus
+from topoprior import (
+    Circle,
+    Covering,
+    Cylinder,
+    Euclidean,
+    FlatManifold,
+    HalfTurnManifold,
+    HantzscheWendt,
+    KleinBottle,
+    LensSpace,
+    MoebiusBand,
+    Product,
+    RealProjectiveSpace,
+    RotationGroup,
+    Sphere,
+    SphericalSpaceForm,
+    Torus,
+)
 
 REFLECTION = [[1.0, 0.0], [0.0, -1.0]]
 
@@ -39,7 +56,15 @@ def third_turn() -> FlatManifold:
     return FlatManifold(lattice, [(turn, [0, 0, 1 / 3]), (turn @ turn, [0, 0, 2 / 3])])
 
 
-SPACES: dict[str, Callable[[], Covering]] = {
+def third_turn_from_generators() -> FlatManifold:
+    """The same, from its screw and one translation."""
+    h = math.sqrt(3) / 2
+    turn = torch.tensor([[-0.5, -h, 0.0], [h, -0.5, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    return FlatManifold.from_generators([(turn, [0, 0, 1 / 3]), (torch.eye(3), [1.0, 0.0, 0.0])])
+
+
+# Flat spaces on which distributions are tested too.
+_CORE: dict[str, Callable[[], Covering]] = {
     "line": lambda: Euclidean(1),
     "plane": lambda: Euclidean(2),
     "circle": Circle,
@@ -52,6 +77,23 @@ SPACES: dict[str, Callable[[], Covering]] = {
     "hantzsche-wendt": hantzsche_wendt,
     "third-turn": third_turn,
 }
+SPACES: dict[str, Callable[[], Covering]] = _CORE | {
+    "cylinder": Cylinder,
+    "moebius-band": MoebiusBand,
+    "klein-3": lambda: KleinBottle(3),
+    "half-turn": HalfTurnManifold,
+    "hantzsche-wendt-named": HantzscheWendt,
+    "third-turn-from-generators": third_turn_from_generators,
+    "sphere": lambda: Sphere(2),
+    "projective-plane": lambda: RealProjectiveSpace(2),
+    "projective-5": lambda: RealProjectiveSpace(5),
+    "rotations": RotationGroup,
+    "lens": lambda: LensSpace(3, 1),
+    "lens-5-2": lambda: LensSpace(5, 2),
+    "projective-plane-generic": lambda: SphericalSpaceForm([-torch.eye(3)]),
+    "klein-x-circle-x-line": lambda: Product(KleinBottle(), Circle(), Euclidean(1)),
+    "rotations-x-klein": lambda: Product(RotationGroup(), KleinBottle()),
+}
 
 
 @functools.cache
@@ -61,7 +103,7 @@ def space_named(name: str) -> Covering:
 
 
 ALL = list(SPACES)
-FLAT = [name for name in ALL if isinstance(space_named(name), FlatManifold)]
+FLAT = list(_CORE)
 COMPACT = [name for name in ALL if math.isfinite(space_named(name).volume)]
 COMPACT_FLAT = [name for name in FLAT if name in COMPACT]
 PERIODIC = [name for name in FLAT if space_named(name).rank > 0]
@@ -77,18 +119,31 @@ def points(space: Covering, *shape: int, dtype: torch.dtype = torch.float64, see
 
 def onto_cover(space: Covering, x: Tensor) -> Tensor:
     """Any coordinates to the nearest point of the cover: R^n itself, or the unit sphere in R^(n + 1)."""
-    return x if space.cover_dim == space.dim else x / x.norm(dim=-1, keepdim=True)
+    if isinstance(space, Product):
+        parts = zip(space.parts, space.split(x), strict=True)
+        return torch.cat([onto_cover(part, piece) for part, piece in parts], -1)
+    return x if isinstance(space, FlatManifold) else x / x.norm(dim=-1, keepdim=True)
 
 
 def tangent_basis(space: Covering, x: Tensor) -> Tensor:
     """Orthonormal basis of the tangent space of the cover at one point, (cover_dim, dim)."""
-    if space.cover_dim == space.dim:
+    if isinstance(space, Product):
+        parts = zip(space.parts, space.split(x), strict=True)
+        return torch.block_diag(*(tangent_basis(part, piece) for part, piece in parts))
+    if isinstance(space, FlatManifold):
         return torch.eye(space.dim, dtype=x.dtype)
     return torch.linalg.svd(x.unsqueeze(-1), full_matrices=True).U[:, 1:]
 
 
 def orbit(space: Covering, x: Tensor, reach: int = 4) -> Tensor:
     """All images of ``x`` under deck transformations with lattice part in -reach..reach; (L, cover_dim)."""
+    if isinstance(space, Product):
+        parts = zip(space.parts, space.split(x), strict=True)
+        images = [orbit(part, piece, reach) for part, piece in parts]
+        index = torch.cartesian_prod(*(torch.arange(len(i)) for i in images))
+        return torch.cat([i[k] for i, k in zip(images, index.unbind(1), strict=True)], -1)
+    if isinstance(space, SphericalSpaceForm):
+        return torch.einsum("jab,b->ja", space.elements.to(x), x)
     assert isinstance(space, FlatManifold), f"teach tests/cases.py the deck group of {space!r}"
     line = torch.arange(-reach, reach + 1, dtype=x.dtype)
     k = (

@@ -233,6 +233,24 @@ def test_the_gap_is_log_2_when_sharp_and_0_when_wide(scale: float, gap: float) -
     assert (cover_kl(q, p) - kl_divergence(q, p)).item() == pytest.approx(gap, abs=1e-8)
 
 
+@pytest.mark.parametrize(("v", "equal"), [(0.0, True), (0.5, True), (0.2, False)])
+def test_equality_iff_the_density_is_constant_on_fibres(v: float, equal: bool) -> None:
+    """Uniform along u and symmetric in v about 0 or 1/2: the normal on the torus is invariant under the
+    glide (u, v) -> (u + 1, -v), so nothing is lost by pushing it down. About v = 0.2 it is not."""
+    q, p = on_klein(0.3, v, [20.0, 0.1]), UniformOn(KleinBottle())
+    gap = (cover_kl(q, p) - kl_divergence(q, p)).item()
+    assert gap == pytest.approx(0, abs=1e-9) if equal else gap > 0.3
+
+
+def test_float32_bounds_keep_their_digits_on_any_axes() -> None:
+    space = space_named("hexagonal")
+    loc, factor = points(space, seed=1).float(), tilted(space, "mixed").float()
+    single = cover_kl(WrappedNormal(space, loc, scale_tril=factor), UniformOn(space))
+    double = cover_kl(WrappedNormal(space, loc.double(), scale_tril=factor.double()), UniformOn(space))
+    assert single.dtype == torch.float32
+    close(single.double(), double, 1e-6 * max(1.0, double.item()))
+
+
 def test_a_forgotten_point_costs_nothing() -> None:
     for scales in (torch.full((2,), 100.0), torch.full((2,), 1e6)):
         q, p = WrappedNormal(KleinBottle(), torch.tensor([0.3, 0.2]), scales), UniformOn(KleinBottle())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -76,7 +77,9 @@ class FlatManifold(Covering):
         self._cosets = list(zip(self.linear.tolist(), self.shift.tolist(), strict=True))
         self._columns = self.lattice.T.tolist()
         self._bounds = self._dual.norm(dim=0).tolist()
-        self._cell = (self.lattice.norm(dim=0).sum() + self.shift.norm(dim=1).max()).item()
+        # A bound for |A_j p + t_j - p| over points p of the centred cell: it is greatest at a corner.
+        moves = self._corners() @ (self.linear - self.linear[0]).transpose(-1, -2) + self.shift.unsqueeze(1)
+        self._moves = moves.norm(dim=-1).amax(-1).tolist()
         self._periods = None if self.periods is None else self.periods.tolist()
         if self.periods is None and self.rank < 4:
             _ = (
@@ -148,10 +151,11 @@ class FlatManifold(Covering):
     def lifts(self, x: Tensor, radius: float) -> Tensor:
         self._check_lift(x)
         wrapped = self.wrap(x)
-        # |A p + t + B k - p| <= radius for some p of the centred cell bounds the lattice vector B k.
-        moves = torch.tensor(self._short_vectors(radius + self._cell), dtype=x.dtype, device=x.device)
-        images = self.sheets(wrapped).unsqueeze(-2) + moves
-        return images.flatten(-3, -2) + (x - wrapped).unsqueeze(-2)
+        parts = []
+        for image, bound in zip(self.sheets(wrapped).unbind(-2), self._moves, strict=True):
+            vectors = self._short_vectors(radius + bound)
+            parts.append(image.unsqueeze(-2) + torch.tensor(vectors, dtype=x.dtype, device=x.device))
+        return torch.cat(parts, -2) + (x - wrapped).unsqueeze(-2)
 
     def _short_vectors(self, radius: float) -> list[list[float]]:
         if self.rank == 0:
@@ -168,12 +172,16 @@ class FlatManifold(Covering):
         best = vectors.square().sum(-1).argmin(-1)
         return vectors.gather(-2, best[..., None, None].expand(*best.shape, 1, self.dim)).squeeze(-2)
 
+    def _corners(self) -> Tensor:
+        """The corners of the centred cell of the lattice, (2^r, n)."""
+        signs = list(itertools.product((-0.5, 0.5), repeat=self.rank))
+        return self.lattice.new_tensor(signs).reshape(2**self.rank, self.rank) @ self.lattice.T
+
     @cached_property
     def _neighbours(self) -> Tensor:
         """Lattice vectors b, 0 first, to which some point p of the centred cell is nearer than to 0 (L, n):
         |p - b| < |p| where p . b > |b|^2 / 2, and p . b is greatest at a corner of the cell."""
-        halves = [self.lattice.new_tensor([-0.5, 0.5])] * self.rank
-        corners = torch.cartesian_prod(*halves).reshape(-1, self.rank) @ self.lattice.T
+        corners = self._corners()
         vectors = corners.new_tensor(self._short_vectors(2 * corners.norm(dim=1).max().item()))
         length = vectors.square().sum(1)
         return vectors[((vectors @ corners.T).amax(1) > 0.5 * length * (1 + 1e-9)) | (length == 0)]

@@ -100,6 +100,7 @@ class Product(_Parts):
         return torch.cat([f.index_select(-2, i) for f, i in zip(found, columns, strict=True)], -1)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        self._check_lift(x)
         self._check_lift(y, "y")
         pairs = zip(self.parts, self.split(x), self.split(y), strict=True)
         squared = torch.stack([part.distance(a, b).square() for part, a, b in pairs], -1).sum(-1)
