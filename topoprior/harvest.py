@@ -64,7 +64,7 @@ def harvest_kernels(
     state = source if isinstance(source, Mapping) else read_weights(source)
     kept, layers, sizes, dropped = [], {}, set(), 0
     energy = mean_energy = 0.0
-    for name, weight in state.items():
+    for name, weight in sorted(state.items()):  # files have no order
         if weight.dim() != 4 or not weight.is_floating_point():
             continue
         sizes.add("x".join(map(str, weight.shape[2:])))
