@@ -118,7 +118,7 @@ def main() -> None:
     seconds = interleaved(
         {
             "exp + log": lambda: (data.exp(), data.log()),
-            "kappa": lambda: tp.kappa(data),
+            "kappa": torch.no_grad()(lambda: tp.kappa(data)),
             "kappa and gradient": lambda: torch.autograd.grad(tp.kappa(scales).sum(), scales),
         },
         args.repeats,
