@@ -9,7 +9,7 @@ from scipy import integrate, special, stats
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 import topoprior as tp
-from topoprior.normal_expectations import expectation, legendre_rule, mean_abs, mean_log_abs
+from topoprior.normal_expectations import expectation, legendre_rule
 
 FAMILIES = {
     "gaussian": tp.Gaussian(),
@@ -28,9 +28,7 @@ ORACLES = {
     "scale-mixture": lambda w: mixture(w, 0.5, math.exp(-6)),
     "scale-mixture, mild": lambda w: mixture(w, 0.25, 0.3),
 }
-# Stated errors a weight (nats) for posterior stds up to (1, 10, 100, 1000) prior scales; the tail of the
-# mixture's grid is in units of its narrow part, 403 times finer.
-ERRORS = {"student-t": (5e-8, 4e-6, 2e-4, 1e-3), "student-t, Cauchy": (5e-8, 4e-6, 2e-4, 1e-3)}
+ERRORS = {"scale-mixture": 5e-7, "scale-mixture, mild": 5e-7}  # stated, a weight, in nats; others exact
 
 
 def mixture(w, pi, ratio):
@@ -62,20 +60,16 @@ def test_the_oracle_against_scipy():
 def test_cross_entropy_over_six_decades_of_scale(name):
     """Posterior stds from 1e-3 to 1e3 prior scales (of the narrow part too), means up to 1000 stds."""
     prior, fine = FAMILIES[name], {"scale-mixture": math.exp(-6), "scale-mixture, mild": 0.3}.get(name, 1.0)
-    for top, tolerance in zip((1, 10, 100, 1000), ERRORS.get(name, (5e-6,) * 4), strict=True):
-        stds = 10.0 ** np.arange(
-            math.log10(top) - (4 if top == 1 else 1) + 1e-9, math.log10(top) + 0.01, 0.5
-        )
-        grid = [
-            (r * s * fine, s * fine) for s in stds for r in (0, 0.3, 1, 2, 3.5, 4, 4.5, 5, 6.4, 8, 30, 1000)
-        ]
-        m, s = torch.tensor(grid, dtype=torch.float64).unbind(-1)
-        one = torch.ones(prior.num_scales, dtype=torch.float64).squeeze()
-        found = prior.cross_entropy(m, s.log(), one).numpy()
-        expected = np.array([by_quadrature(ORACLES[name], a, b, fine) for a, b in grid])
-        assert (np.abs(found - expected) / np.maximum(1, 1e-3 * np.abs(expected))).max() < tolerance, top
-        in_single = prior.cross_entropy(m.float(), s.log().float(), one.float())
-        np.testing.assert_allclose(in_single, expected, rtol=3e-4, atol=max(1e-4, tolerance))
+    ratios = (0, 0.3, 1, 2, 3.5, 4, 4.5, 5, 6.4, 8, 30, 1000)
+    grid = [(r * s * fine, s * fine) for s in 10.0 ** np.arange(-3, 3.01, 0.5) for r in ratios]
+    m, s = torch.tensor(grid, dtype=torch.float64).unbind(-1)
+    one = torch.ones(prior.num_scales, dtype=torch.float64).squeeze()
+    found = prior.cross_entropy(m, s.log(), one).numpy()
+    expected = np.array([by_quadrature(ORACLES[name], a, b, fine) for a, b in grid])
+    error = np.abs(found - expected) / np.maximum(1, 1e-3 * np.abs(expected))
+    assert error.max() < ERRORS.get(name, 5e-8)  # the oracle is right to 1e-9 of what may be thousands
+    in_single = prior.cross_entropy(m.float(), s.log().float(), one.float())
+    np.testing.assert_allclose(in_single, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "log-uniform"])
@@ -231,43 +225,30 @@ def test_euclidean_kl_is_torchs():
     torch.testing.assert_close(posterior.kl(), kl_divergence(q, Normal(0.0, 1.0)).sum())
 
 
-def test_mean_abs():
-    m = torch.linspace(-6, 6, 41, dtype=torch.float64)
-    for s in (0.1, 1.0, 10.0):
-        expected = stats.foldnorm.mean(m.abs().numpy() / s, scale=s)
-        np.testing.assert_allclose(mean_abs(m, torch.full_like(m, s)), expected, rtol=1e-10)
-
-
-def test_mean_log_abs_and_its_slope():
-    """Its slope is sqrt(2) Dawson(mu / sqrt 2), its value at 0 -(gamma + log 2) / 2; both to 1e-8."""
-    mu = torch.linspace(0, 15, 3001, dtype=torch.float64, requires_grad=True)
-    value = mean_log_abs(mu, torch.ones_like(mu))
-    (slope,) = torch.autograd.grad(value.sum(), mu)
-    expected = math.sqrt(2) * special.dawsn(mu.detach().numpy() / math.sqrt(2))
-    np.testing.assert_allclose(slope, expected, atol=1e-8)
-    integral = integrate.cumulative_simpson(expected, x=mu.detach().numpy(), initial=0)
-    np.testing.assert_allclose(
-        value.detach(), -(np.euler_gamma + math.log(2)) / 2 + integral, atol=1e-8, rtol=0
-    )
-    m, s = torch.tensor([-3e4, 1e-6, 2.0]), torch.tensor([10.0, 1e-3, 5.0])  # scales; even in m
-    assert mean_log_abs(m, s)[0] == pytest.approx(math.log(3e4), abs=1e-6)
-    assert mean_log_abs(m, s)[1] == pytest.approx(math.log(1e-3) - 0.635181, abs=1e-5)
-    torch.testing.assert_close(mean_log_abs(m, s), mean_log_abs(-m, s))
-
-
 def test_log_uniform_gradients():
     inputs = [torch.randn(20, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     one = torch.ones((), dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda m, t: tp.LogUniform().kl(m, t, one), inputs)
 
 
-def test_48_nodes_are_right_over_six_decades():
-    prior = tp.StudentT(1.0, num_nodes=48)
-    grid = [(r * s, s) for s in (1e-3, 1, 10, 100, 1000) for r in (0, 1, 2.5, 3.5, 4, 4.5, 5, 6.4, 8, 100)]
-    m, s = torch.tensor(grid, dtype=torch.float64).unbind(-1)
-    expected = [by_quadrature(ORACLES["student-t"], a, b, 1.0) for a, b in grid]
-    found = prior.cross_entropy(m, s.log(), torch.ones((), dtype=torch.float64))
-    np.testing.assert_allclose(found, expected, atol=1e-7, rtol=0)
+@pytest.mark.parametrize(("num_nodes", "errors"), [(32, (5e-8, 4e-6, 2e-4, 1e-3)), (48, (1e-7,) * 4)])
+def test_a_prior_with_log_prob_alone_is_right_over_six_decades(num_nodes, errors):
+    """The quadrature that a user's own prior gets, on Student's t; the figures of its documentation."""
+    prior, one = LogProbOnly(num_nodes=num_nodes), torch.ones((), dtype=torch.float64)
+    for top, tolerance in zip((1, 10, 100, 1000), errors, strict=True):
+        ratios = (0, 1, 2.5, 3.5, 4, 4.5, 5, 6.4, 8, 100)
+        grid = [(r * s, s) for s in (top, top / 2, top / 5) for r in ratios]
+        m, s = torch.tensor(grid, dtype=torch.float64).unbind(-1)
+        expected = [by_quadrature(ORACLES["student-t"], a, b, 1.0) for a, b in grid]
+        found = prior.cross_entropy(m, s.log(), one)
+        np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
+
+
+class LogProbOnly(tp.MeanFieldPrior):
+    """Student's t with 3 degrees of freedom, its closed form unknown."""
+
+    def log_prob(self, w, scale):
+        return tp.StudentT(1.0).log_prob(w, scale)
 
 
 def test_more_nodes_less_error():

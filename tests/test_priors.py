@@ -1,8 +1,11 @@
-"""Priors: one table, every law. The KL of each family against oracles: test_prior_divergences.py."""
+"""Priors: one table, every law.
+
+The KL of each family against oracles: test_prior_divergences.py. Shipped decoders: test_shipped_priors.py.
+Empirical Bayes: test_empirical_bayes.py.
+"""
 
 import copy
 import io
-import json
 import math
 import pickle
 import re
@@ -14,8 +17,7 @@ import pytest
 import torch
 
 import topoprior as tp
-from topoprior.checkpoints import CheckpointError
-from topoprior.priors import BoundedScale, prior_names, priors_serving
+from topoprior.priors import prior_names, priors_serving
 
 BUILT_IN = [
     "gaussian",
@@ -206,79 +208,6 @@ def test_compile_fullgraph(prior):
     torch.testing.assert_close((mean, kl), (posterior.mean(), posterior.kl()))
 
 
-# --- empirical Bayes ---------------------------------------------------------------------------
-
-
-LEARNED = {
-    "gaussian": (lambda **o: tp.Gaussian(**o), 1),
-    "laplace": (lambda **o: tp.Laplace(**o), 1),
-    "student-t": (lambda **o: tp.StudentT(**o), 1),
-    "scale-mixture": (lambda **o: tp.ScaleMixture(**o), 2),
-    "correlated-gaussian": (lambda **o: tp.CorrelatedGaussian(**o), 1),
-    "klein-3x3": (lambda **o: tp.DecoderPrior.from_pretrained("klein-3x3", **o), None),
-    "euclidean-3x3": (lambda **o: tp.EuclideanDecoderPrior.from_pretrained("euclidean-3x3", **o), 2),
-}
-
-
-@pytest.mark.parametrize("name", LEARNED)
-def test_empirical_bayes_is_one_switch(name):
-    make, count = LEARNED[name]
-    shape = (4, 3, 3, 3)
-    plain, learned = make().posterior(shape), make(empirical_bayes=True).posterior(shape)
-    extra = set(dict(learned.named_parameters())) - set(dict(plain.named_parameters()))
-    rhos = [p for n, p in learned.named_parameters() if n in extra]
-    assert extra
-    assert all(n.endswith("rho") for n in extra)
-    assert count is None or sum(p.numel() for p in rhos) == count
-    state = {n: p for n, p in learned.state_dict().items() if not n.endswith("rho")}
-    plain.load_state_dict(state)
-    torch.testing.assert_close(plain.mean(), learned.mean())
-    torch.testing.assert_close(plain.kl(), learned.kl())  # the factors start at 1
-    (learned.rsample((4,)).square().sum() + learned.kl()).backward()
-    assert all((p.grad != 0).all() for p in rhos)
-    mean = learned.mean()
-    with torch.no_grad():
-        for p in rhos:
-            p.fill_(1e4)
-    if not isinstance(learned, tp.MeanFieldPosterior):  # the factor multiplies the weights themselves
-        torch.testing.assert_close(learned.mean(), 4 * mean)
-    else:
-        torch.testing.assert_close(learned.scale(), 4 * plain.scale())
-    learned.reset_parameters()
-    assert all((p == 0).all() for p in rhos)
-
-
-@pytest.mark.parametrize("target", [0.5, 1.0, 2.0, 100.0])
-def test_the_best_gaussian_scale_is_the_closed_form(target):
-    """s^2 = mean(m^2 + sigma^2) where that is within a factor of 4, the bound where it is not."""
-    posterior = tp.Gaussian(1.0, empirical_bayes=True).posterior((50, 40), dtype=torch.float64)
-    with torch.no_grad():
-        posterior.loc.mul_(target)
-    rho = posterior.scale_factors.rho
-    optimizer = torch.optim.LBFGS([rho], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
-
-    def closure():
-        optimizer.zero_grad()
-        kl = posterior.kl()
-        kl.backward(inputs=[rho])
-        return kl
-
-    optimizer.step(closure)
-    best = (posterior.loc.square() + (2 * posterior.log_scale).exp()).mean().sqrt()
-    torch.testing.assert_close(posterior.scale(), best.clamp(0.25, 4), rtol=1e-3, atol=0)
-
-
-def test_bounded_scale():
-    with torch.no_grad():
-        factors = BoundedScale(3, learn=True)
-        factors.rho.copy_(torch.tensor([-1e3, 0.0, 1e3]))
-        torch.testing.assert_close(factors(), torch.tensor([0.25, 1.0, 4.0]))
-    fixed = BoundedScale(2, learn=False, dtype=torch.float64)
-    assert list(fixed.parameters()) == []
-    assert fixed.state_dict() == {}
-    assert torch.equal(fixed(), torch.ones(2, dtype=torch.float64))
-
-
 # --- bad input ---------------------------------------------------------------------------------
 
 
@@ -305,81 +234,7 @@ def test_bad_arguments_are_named(make, message):
         make()
 
 
-# --- shipped and saved decoders ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "numbers"),
-    [("klein-3x3", 8), ("klein-5x5", 8), ("circle-3x3", 6), ("torus-3x3", 8), ("euclidean-3x3", 8)],
-)
-def test_numbers_a_kernel(name, numbers):
-    posterior = one_posterior(tp.get_prior(name), channels=(5, 7))
-    assert sum(p.numel() for p in posterior.parameters()) == 35 * numbers
-
-
-def test_circle_decodes_straight_edges():
-    edges = tp.get_prior("circle-3x3").decode(torch.rand(100, 1)).double()
-    line = torch.linspace(-1, 1, 3, dtype=torch.float64)
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    angle = torch.atan2((edges * y).sum((1, 2)), (edges * x).sum((1, 2)))[:, None, None]
-    torch.testing.assert_close(edges, (x * angle.cos() + y * angle.sin()) / math.sqrt(6), atol=1e-6, rtol=0)
-
-
-def test_what_each_decoder_leaves_out_of_the_klein_kernels():
-    """Circle > plane > torus > Klein bottle: the figures of docs/priors.md."""
-    from topoprior.kernels import sample_klein_kernels
-
-    kernels = sample_klein_kernels(1000)[0].unsqueeze(1)
-    left = {
-        name: one_posterior(tp.get_prior(name), channels=(1000, 1)).project_(kernels).item()
-        for name in ("klein-3x3", "torus-3x3", "euclidean-3x3", "circle-3x3")
-    }
-    assert left["klein-3x3"] < 0.005
-    assert 0.02 < left["torus-3x3"] < 0.06
-    assert 0.1 < left["euclidean-3x3"] < 0.25
-    assert 0.75 < left["circle-3x3"] < 0.85
-
-
-def test_euclidean_prior_round_trips_and_its_folder_says_what_it_is(tmp_path):
-    prior = tp.EuclideanDecoderPrior.from_pretrained("euclidean-3x3", gain=1.0)
-    prior.save_pretrained(tmp_path)
-    again = tp.get_prior(tmp_path)
-    assert isinstance(again, tp.EuclideanDecoderPrior)
-    assert again.gain == 1.0
-    z = torch.randn(50, 2)
-    torch.testing.assert_close(again.decode(z), prior.decode(z))
-    tp.DecoderPrior.from_pretrained("klein-3x3").save_pretrained(tmp_path / "klein")
-    assert isinstance(tp.get_prior(tmp_path / "klein"), tp.DecoderPrior)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format": "something/2"},
-        {"format": ["a list"]},
-        {"kernel_size": [5, 5]},
-        {"kernel_size": None},
-        {"depth": 2},
-        {"mean_fraction": 2.0},
-    ],
-    ids=str,
-)
-def test_damaged_euclidean_checkpoints_are_refused(change, tmp_path):
-    tp.EuclideanDecoderPrior.from_pretrained("euclidean-3x3").save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(CheckpointError, match="config.json") as error:
-        tp.get_prior(tmp_path)
-    assert "\n" not in str(error.value)
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError):
-        tp.get_prior(tmp_path)
-
-
-def test_a_vae_on_a_closed_space_is_no_euclidean_prior():
-    vae = tp.CoveringVAE(tp.KleinBottle(), (3, 3), likelihood="gaussian")
-    with pytest.raises(ValueError, match="Euclidean latents"):
-        tp.EuclideanDecoderPrior.from_vae(vae)
+# --- the package ----------------------------------------------------------------------------------
 
 
 def test_import_reads_no_weights():

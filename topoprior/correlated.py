@@ -99,11 +99,40 @@ class CorrelatedPosterior(MeanFieldPosterior):
         loc, log_scale, precision = (
             x.float() if x.dtype in low else x for x in (self.loc, self.log_scale, self.precision)
         )
-        kernels, variance = loc.flatten(2), (2 * log_scale).exp().flatten(2)
-        energy = ((kernels @ precision) * kernels).sum() + (variance @ precision.diagonal()).sum()
         num_kernels, pixels = math.prod(self.shape[:2]), len(precision)
         log_dets = num_kernels * (self.log_det + 2 * pixels * scale.log()) - 2 * log_scale.sum()
+        energy = _MeanEnergy.apply(loc, log_scale, precision)[0]
         return 0.5 * (energy / scale.square() + log_dets - loc.numel())
+
+
+def _weighted(loc: Tensor, log_scale: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+    """C^-1 m, and the variances times the diagonal of C^-1: half the energy's slopes in loc and log_scale."""
+    weighted = (loc.flatten(2) @ precision).view_as(loc)
+    variance = (2 * log_scale).exp()
+    return weighted, variance * precision.diagonal().view(variance.shape[2:])
+
+
+class _MeanEnergy(torch.autograd.Function):
+    """Sum over kernels of E w^T C^-1 w, and with it at once half its slopes."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(loc: Tensor, log_scale: Tensor, precision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weighted, variance = _weighted(loc, log_scale, precision)
+        return (weighted.flatten() @ loc.flatten()) + variance.sum(), weighted, variance
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
+        *inputs, weighted, variance = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: as functions of the parameters
+            weighted, variance = _weighted(*inputs)
+        return (2 * grad) * weighted, (2 * grad) * variance, None
 
 
 register_prior("correlated-gaussian", CorrelatedGaussian)

@@ -40,6 +40,7 @@ class MeanFieldPrior(WeightPrior):
         init_scale: posterior std at the start, as a fraction of the prior's.
         empirical_bayes: learn the scale with the posterior, within a factor of 4 of where it starts
             (:class:`~topoprior.priors.BoundedScale` says why it is bounded).
+        num_nodes: of the quadrature, for laws that need one.
 
     Raises:
         ValueError: a number that is not positive; no ``scale`` for a law without variance.
@@ -79,7 +80,7 @@ class MeanFieldPrior(WeightPrior):
         self.gain = check_positive("gain", gain)
         self.init_scale = check_positive("init_scale", init_scale)
         self.empirical_bayes = bool(empirical_bayes)
-        self._rule = legendre_rule(num_nodes)
+        self.num_nodes, self._rule = num_nodes, legendre_rule(num_nodes)
 
     # --- what a prior gives ----------------------------------------------------------------------
 
@@ -109,8 +110,8 @@ class MeanFieldPrior(WeightPrior):
 
     def kl(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
         """Sum of KL(N(loc, exp(log_scale)^2) || p) in nats: cross entropy minus the normal's entropy."""
-        entropy = log_scale + 0.5 * math.log(2 * math.pi * math.e)
-        return (self.cross_entropy(loc, log_scale, scale) - entropy).sum()
+        constant = loc.numel() * 0.5 * math.log(2 * math.pi * math.e)
+        return self.cross_entropy(loc, log_scale, scale).sum() - log_scale.sum() - constant
 
     # --- what follows ----------------------------------------------------------------------------
 
@@ -224,9 +225,6 @@ class MeanFieldPosterior(WeightPosterior):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, prior={self.prior!r}, prior_scale={self.prior_scale:.3g}"
-
-
-GaussianPosterior = MeanFieldPosterior  # its name before there were other mean-field priors
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

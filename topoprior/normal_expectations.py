@@ -1,7 +1,7 @@
-r"""Expectations of functions of one normal variable: what the KL of a mean-field normal needs.
+"""Expectation of any function of one normal variable: the KL of a mean-field normal against any density.
 
-Every function here is elementwise: w ~ N(loc, scale^2) for tensors ``loc`` and ``scale`` of one shape,
-deterministic and differentiable.
+Elementwise: w ~ N(loc, scale^2) for tensors ``loc`` and ``scale`` of one shape, deterministic and
+differentiable. Where there is a closed form, :mod:`topoprior.normal_closed_forms` has it.
 """
 
 from __future__ import annotations
@@ -17,50 +17,6 @@ Rule = tuple[list[float], list[float]]
 
 _REACH = 6.5  # a normal holds 8e-11 beyond 6.5 std
 _UNRESOLVED = 1e-6  # mass that may lie where the nodes are too far apart to resolve f
-_EULER_GAMMA = 0.5772156649015329
-_DAWSON_STEP, _DAWSON_TERMS, _DAWSON_END = 1 / 3, 18, 7.0
-
-
-def mean_abs(loc: Tensor, scale: Tensor) -> Tensor:
-    r"""E\|w\| = s sqrt(2 / pi) exp(-m^2 / 2 s^2) + m erf(m / (s sqrt 2)): the folded normal's mean, exact.
-
-    Example:
-        >>> mean_abs(torch.tensor([-3.0, 0.0]), torch.tensor([0.01, 1.0]))
-        tensor([3.0000, 0.7979])
-    """
-    z = loc / (scale * math.sqrt(2))
-    return math.sqrt(2 / math.pi) * scale * (-z.square()).exp() + loc * z.erf()
-
-
-def mean_log_abs(loc: Tensor, scale: Tensor) -> Tensor:
-    r"""E log\|w\|, to 1e-9, gradients included.
-
-    With z = m / (s sqrt 2) it is log s - (gamma + log 2) / 2 plus an even function of z whose derivative
-    is twice Dawson's integral. Rybicki's sampling formula for that integral (Computers in Physics 3:85,
-    1989) integrates term by term to
-
-    .. math:: \sum_{n = 1, 3, 5, ...} \frac{2 \,\mathrm{erf}(nh) - \mathrm{erf}(nh + z) - \mathrm{erf}(nh - z)}{n},
-
-    exact up to exp(-(pi / 2h)^2), 2e-10 at h = 1/3. Far out (m > 7 s) the asymptotic series
-    log m - sum_k (2k-1)!! / (2k (m/s)^{2k}) takes over.
-
-    Example:
-        >>> mean_log_abs(torch.tensor([0.0, 20.0]), torch.tensor([1.0, 0.1]))
-        tensor([-0.6352,  2.9957])
-    """
-    mu = (loc / scale).abs()
-    far = mu > _DAWSON_END
-    z = torch.where(far, 0.0, mu) / math.sqrt(2)
-    near_value = torch.full_like(z, -(_EULER_GAMMA + math.log(2)) / 2)
-    for n in range(1, 2 * _DAWSON_TERMS, 2):
-        node = n * _DAWSON_STEP
-        near_value = near_value + (2 * math.erf(node) - (node + z).erf() - (node - z).erf()) / n
-    mu = torch.where(far, mu, _DAWSON_END)
-    series, term = torch.zeros_like(mu), torch.ones_like(mu)
-    for k in range(1, 10):
-        term = term * (2 * k - 1) / mu.square()
-        series = series + term / (2 * k)
-    return scale.log() + torch.where(far, mu.log() - series, near_value)
 
 
 def expectation(
@@ -108,8 +64,11 @@ def expectation(
                 lo, hi = torch.minimum(lo, end), torch.minimum(hi, end)
             first, last = (lo / knee).asinh(), (hi / knee).asinh()
             y = first.unsqueeze(-1) + (last - first).unsqueeze(-1) * nodes
-            w = knee.unsqueeze(-1) * y.sinh()
-            width = (knee * (last - first)).unsqueeze(-1) * y.cosh() * weights
+            # sinh and cosh by expm1: torch's own take a CPU 15 times as long
+            t = y.expm1()
+            inverse = 1 / (1 + t)
+            w = (0.5 * knee).unsqueeze(-1) * (t + t * inverse)
+            width = (0.5 * knee * (last - first)).unsqueeze(-1) * (1 + t + inverse) * weights
         density = _density(sign * w, loc, scale)
         if even:
             density = density + _density(-w, loc, scale)
