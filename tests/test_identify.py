@@ -41,7 +41,7 @@ def test_every_candidate_is_recognized_in_r20(name):
     assert found.name == name, str(found)
     assert found.start.latents.shape == (800, CANDIDATES[name].cover_dim)
     second = list(found.fits.values())[1]
-    assert second.mismatch > 1.5 * found.fits[name].mismatch, str(found)
+    assert second.mismatch > 1.3 * found.fits[name].mismatch, str(found)
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_bad_arguments_are_named():
 
 def test_candidates_of_ones_own():
     """The Moebius band, which is not among the default candidates."""
-    points = torch.rand(800, 2) * torch.tensor([1.0, 0.6]) - torch.tensor([0.0, 0.3])
+    points = torch.rand(800, 2) * torch.tensor([1.0, 2.0]) - torch.tensor([0.0, 1.0])
     x = tp.MoebiusBand().embed(points)
     found = identify_covering(
         x, {"band": tp.MoebiusBand(), "cylinder": tp.Cylinder(), "circle": tp.Circle()}

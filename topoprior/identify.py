@@ -22,7 +22,7 @@ _CANDIDATES: dict[str, Callable[[], Covering]] = {
     "projective plane": lambda: RealProjectiveSpace(2),
     "plane": lambda: Euclidean(2),
 }
-_GOOD = 0.12
+_CLEAR, _RETRIED = 0.7, 3  # best cost beside the second that ends the search; candidates tried again
 
 
 def default_candidates() -> dict[str, Covering]:
@@ -47,7 +47,7 @@ class Identification(NamedTuple):
 
     def __str__(self) -> str:
         """A table of the candidates."""
-        lines = [f"{'space':<18} mismatch = residual + unexplained + torn + uncovered"]
+        lines = [f"{'space':<18} mismatch = residual / 2 + unexplained + torn + uncovered"]
         for name, fit in self.fits.items():
             parts = (
                 f"{fit.residual:8.3f}   {fit.unexplained:11.3f}   {fit.torn:4.3f}   {fit.uncovered:9.3f}"
@@ -100,12 +100,14 @@ def identify_covering(
     num = max(EXPLAINED, *(spectral_features(space).num + EXTRA for space in known.values()))
     psi, eigenvalues = graph_spectrum(x[index], num, neighbours)
     fits: dict[str, Fit] = {}
+    tried = list(known)
     for _ in range(rounds):
-        for name, space in known.items():
-            fit = fit_covering(psi, space, eigenvalues=eigenvalues, rounds=1)
+        for name in tried:
+            fit = fit_covering(psi, known[name], eigenvalues=eigenvalues, rounds=1)
             if name not in fits or fit.cost < fits[name].cost:
                 fits[name] = fit
-        if min(fit.cost for fit in fits.values()) < _GOOD:
+        tried = sorted(fits, key=lambda name: fits[name].cost)[:_RETRIED]
+        if len(tried) == 1 or fits[tried[0]].cost < _CLEAR * fits[tried[1]].cost:
             break
     fits = dict(sorted(fits.items(), key=lambda item: item[1].mismatch))
     name, best = next(iter(fits.items()))
