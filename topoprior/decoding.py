@@ -34,7 +34,9 @@ class Decoder:
         if self.sparse and level.device.type == "cpu":
             return combine(rows, self.columns, level)
         stacked = torch.stack(list(rows))
-        return (self.matrix[:-1].T.to(stacked) @ stacked.flatten(1)).view(-1, *level.shape) + level
+        return (
+            (self.matrix[:-1].T.to(stacked) @ stacked.flatten(1)).view(-1, *level.shape) + level
+        ).unbind()
 
     def transposed(self, pixels: Tensor) -> Sequence[Tensor]:
         """Rows from pixels (k, ...): what the gradient in the pixels is in the rows."""
