@@ -180,7 +180,7 @@ def _plain(inputs: int, outputs: int) -> nn.Module:
     conv = nn.Conv2d(inputs, outputs, 3, padding=1)
     # The same start as the Bayesian layers, which draw it from priors with He's variance.
     nn.init.kaiming_normal_(conv.weight, a=0, nonlinearity="relu")
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv
 
 

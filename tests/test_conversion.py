@@ -162,7 +162,6 @@ def priors_of(bayes):
         ({"include": "7", "linear_prior": "laplace"}, {"7": "laplace"}),
         ({"linear_prior": "gaussian", "exclude": CONVS}, {"7": "gaussian"}),
     ],
-    ids=str,
 )  # fmt: skip
 def test_rules(options, expected):
     options = dict(options)

@@ -129,9 +129,9 @@ class DecoderPosterior(WeightPosterior):
         parts, rest = [], []
         for p in posteriors:
             assert isinstance(p, DecoderPosterior)
-            loc, log_scale = p.loc, p.log_scale
-            if loc.dtype in (torch.float16, torch.bfloat16):  # too few digits for sums of squares
-                loc, log_scale = loc.float(), log_scale.float()
+            # Half precision has too few digits for sums of squares.
+            half = p.loc.dtype in (torch.float16, torch.bfloat16)
+            loc, log_scale = (p.loc.float(), p.log_scale.float()) if half else (p.loc, p.log_scale)
             parts.append((loc, log_scale, p.waves.periods))
             if p.residual is not None:
                 rest.append(p.residual.kl())
