@@ -262,7 +262,7 @@ def _warm(vae: CoveringVAE, x: Tensor, epochs: int) -> dict[str, float]:
     numbers: Fit = start.fit
     if numbers.mismatch < _WRONG:
         share = _REGRESSION_SHARE * epochs * len(x) / _REGRESSION_BATCH
-        steps = max(100, min(_REGRESSION_STEPS, round(share)))
+        steps = max(400, min(_REGRESSION_STEPS, round(share)))
         _regress(vae, x, extend(x, start, vae.covering, min(len(x), _REGRESSION_DATA)), steps)
     return {name: value for name, value in numbers._asdict().items() if name != "latents"}
 
