@@ -82,6 +82,9 @@ def add_parser(commands: Any) -> None:
     model.add_argument("--epochs", type=int, default=60)
     model.add_argument("--batch-size", type=int, default=128)
     model.add_argument("--learning-rate", type=float, default=3e-3)
+    model.add_argument(
+        "--restarts", type=int, default=1, help="train so often, keep the best on a tenth held out for that"
+    )
     model.add_argument("--seed", type=int, default=0)
     model.add_argument("--no-progress", action="store_true", help="no progress bar")
     train.set_defaults(run=run)
@@ -110,11 +113,10 @@ def add_patch_arguments(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from topoprior import checkpoints
-    from topoprior.vae import CoveringVAE
-    from topoprior.vae_training import fit, negative_elbo
+    from topoprior.vae_training import negative_elbo
 
     check_writable(args.output)
-    for name in ("num", "harmonics", "epochs", "batch_size", "latent_dim"):
+    for name in ("num", "harmonics", "epochs", "batch_size", "latent_dim", "restarts"):
         if getattr(args, name) < 1:
             raise ValueError(
                 f"--{name.replace('_', '-')}: expected at least 1, found {getattr(args, name)}"
@@ -126,22 +128,8 @@ def run(args: argparse.Namespace) -> None:
     space = SPACES[args.covering](args.latent_dim)
     held_out = max(1, len(kernels) // 10)
     data, test = kernels[held_out:], kernels[:held_out]
-    vae = CoveringVAE(
-        space,
-        kernels.shape[1:],
-        encoder_hidden=(128, 128),
-        decoder_hidden=() if space.rank else (32, 32),
-        num_harmonics=args.harmonics,
-        likelihood="gaussian",
-    )
-    history = fit(
-        vae,
-        data,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        learning_rate=args.learning_rate,
-        progress=not args.no_progress,
-    )
+    trials = [_train(space, data, args) for _ in range(args.restarts)]
+    vae, history = min(trials, key=lambda trial: min(trial[1].validation or [math.inf]))
     with torch.no_grad():
         vae_error = ((vae(test) - test).norm() / test.norm()).item()
         prior = _to_prior(vae, space, data, args, options)
@@ -162,6 +150,7 @@ def run(args: argparse.Namespace) -> None:
         "test_negative_elbo": negative_elbo(vae, test),
         "test_relative_error": vae_error,
         "test_relative_error_of_prior": prior_error,
+        "validation_negative_elbo_of_restarts": [min(h.validation) for _, h in trials if h.validation],
         "warm_start_residual": history.residual,
     }
     prior.save_pretrained(args.output)
@@ -171,6 +160,32 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.output}: {prior}")
     print(f"negative ELBO on held-out kernels: {record['test_negative_elbo']:.3f} nats")
     print(f"relative error on held-out kernels: VAE {vae_error:.3%}, prior's decoder {prior_error:.3%}")
+
+
+def _train(space: coverings.FlatManifold, data: Tensor, args: argparse.Namespace) -> tuple[Any, Any]:
+    """One VAE and its history; among several the best is chosen by a tenth of the data that it does not see."""
+    from topoprior.vae import CoveringVAE
+    from topoprior.vae_training import fit
+
+    vae = CoveringVAE(
+        space,
+        data.shape[1:],
+        encoder_hidden=(128, 128),
+        decoder_hidden=() if space.rank else (32, 32),
+        num_harmonics=args.harmonics,
+        likelihood="gaussian",
+    )
+    validation = len(data) // 10 if args.restarts > 1 else 0
+    history = fit(
+        vae,
+        data[validation:],
+        validation=data[:validation] if validation else None,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        progress=not args.no_progress,
+    )
+    return vae, history
 
 
 def _to_prior(

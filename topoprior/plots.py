@@ -191,7 +191,8 @@ def persistence_picture(diagrams: Mapping[int, list[np.ndarray]], *, titles: Map
             ylim=(-0.02 * top, 1.03 * top),
         )
         axes.set_title(titles.get(field, f"Z/{field}"), fontsize=9)
-        axes.legend(loc="lower right", fontsize=8)
+        if any(len(d) for d in bars):
+            axes.legend(loc="lower right", fontsize=8)
     return figure
 
 
