@@ -14,7 +14,7 @@ import topoprior as tp
 from topoprior.__main__ import main
 from topoprior.checkpoints import CheckpointError
 from topoprior.decoder_prior import pretrained_names
-from topoprior.kernels import klein_kernels
+from topoprior.kernels import klein_energy, klein_kernels, nearest_klein
 
 K = tp.KleinBottle()
 
@@ -50,11 +50,26 @@ def test_decoder_reaches_every_klein_kernel(klein):
     assert error.square().mean().sqrt() < 0.01
 
 
+def test_the_natural_prior_is_near_the_analytic_one_and_not_the_same():
+    """Learned from patches: most of its kernels are near analytic ones, with unit energy and no seam."""
+    natural = tp.DecoderPrior.from_pretrained("klein-natural-3x3")
+    z = uniform(2000)
+    kernels = natural.decode(z)
+    assert natural.covering == K
+    torch.testing.assert_close(natural.decode(K.lifts(z, 1.0)[:, 1]), kernels, atol=1e-5, rtol=0)
+    assert kernels.mean((1, 2)).abs().max() < 0.05  # the patches have no means
+    distance = nearest_klein(kernels)[0]
+    assert 0.05 < distance.median() < 0.3
+    assert klein_energy(kernels).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["klein-3x3", "klein-natural-3x3"])
 @pytest.mark.parametrize(("field", "betti"), [(2, (1, 2)), (3, (1, 1))])
-def test_decoded_kernels_have_the_homology_of_the_klein_bottle(klein, field, betti):
+def test_decoded_kernels_have_the_homology_of_the_klein_bottle(name, field, betti):
     homology = pytest.importorskip("topoprior.homology")
     pytest.importorskip("ripser")
-    diagrams = homology.persistence(klein.decode(uniform()), field=field, max_dim=1)
+    prior = tp.DecoderPrior.from_pretrained(name)
+    diagrams = homology.persistence(prior.decode(uniform()), field=field, max_dim=1)
     assert homology.betti_numbers(diagrams) == betti
 
 
@@ -151,7 +166,7 @@ def test_unknown_name():
 
 
 def test_train_prior_writes_a_prior_that_layers_load(tmp_path, capsys):
-    arguments = ["--num", "1200", "--epochs", "6", "--no-progress", "--seed", "1"]
+    arguments = ["--num", "1200", "--epochs", "25", "--no-progress", "--seed", "1"]
     assert main(["train-prior", "--output", str(tmp_path / "out"), *arguments]) == 0
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert record["test_relative_error"] < 0.2
@@ -172,6 +187,10 @@ def test_train_prior_takes_kernels_of_ones_own(tmp_path):
         "torus",
         "--epochs",
         "2",
+        "--tolerance",
+        "0.1",
+        "--harmonics",
+        "8",
         "--no-progress",
     ]
     assert main(["train-prior", "--output", str(tmp_path / "out"), *arguments]) == 0

@@ -1,0 +1,249 @@
+"""The command line from end to end, on tiny data: every source, every space, pictures, errors of use."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import topoprior as tp
+from experiments import compare_latent_spaces
+from topoprior.__main__ import main
+from topoprior.homology import betti_numbers, betti_reading, persistence
+from topoprior.kernels import klein_kernels
+from topoprior.patches import dct_coordinates
+
+QUICK = ["--epochs", "2", "--no-progress", "--harmonics", "8", "--num", "300", "--tolerance", "0.1"]
+
+
+@pytest.fixture
+def patches(tmp_path):
+    """Patches near the Klein bottle, as DCT coordinates in a .npy file."""
+    x = klein_kernels(torch.rand(800, 2)) + 0.02 * torch.randn(800, 3, 3)
+    np.save(tmp_path / "patches.npy", dct_coordinates(x.double()).numpy())
+    return tmp_path / "patches.npy"
+
+
+def trained(tmp_path, *arguments):
+    assert main(["train-prior", "--output", str(tmp_path / "out"), *QUICK, *arguments]) == 0
+    return json.loads((tmp_path / "out" / "training.json").read_text())
+
+
+def test_a_prior_from_patches(tmp_path, patches, capsys):
+    record = trained(
+        tmp_path, "--patches", str(patches), "--neighbour", "5", "--densest", "0.8", "--even", "400"
+    )
+    assert (record["patches"], record["densest"], record["even"]) == (800, 640, 400)
+    assert record["num_train"] + record["num_test"] == 400
+    prior = tp.get_prior(tmp_path / "out")
+    assert isinstance(prior, tp.DecoderPrior)
+    assert prior.covering == tp.KleinBottle()
+    assert str(tmp_path) not in (tmp_path / "out" / "training.json").read_text()
+    assert "nats" in capsys.readouterr().out
+
+
+def test_a_prior_from_a_network(tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5), torch.nn.Conv2d(8, 60, 5))
+    with torch.no_grad():
+        network[1].weight += 0.1
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(network.state_dict(), path)
+    record = trained(tmp_path, "--from-network", str(path), "--size", "5", "--covering", "circle")
+    assert record["layers"] == {"0.weight": 24, "1.weight": 480}
+    prior = tp.get_prior(tmp_path / "out")
+    assert prior.kernel_size == (5, 5)
+    # The energy of the means that were taken away is the prior's beta's.
+    weight = network[1].weight
+    share = 25 * weight.mean((2, 3)).square().sum() / weight.square().sum()
+    assert prior.mean_fraction == pytest.approx(record["mean_fraction"])
+    assert abs(prior.mean_fraction - share.item() * 480 / 504) < 0.1
+
+
+@pytest.mark.parametrize(
+    "space", ["klein", "torus", "circle", pytest.param("half-turn", marks=pytest.mark.slow), "euclidean"]
+)
+def test_every_space_makes_a_prior_that_layers_load(tmp_path, space):
+    trained(tmp_path, "--covering", space)
+    prior = tp.get_prior(tmp_path / "out")
+    kind = tp.EuclideanDecoderPrior if space == "euclidean" else tp.DecoderPrior
+    assert isinstance(prior, kind)
+    layer = tp.BayesConv2d(2, 3, 3, prior=tmp_path / "out")
+    assert torch.isfinite(layer(torch.randn(1, 2, 6, 6))).all()
+    assert torch.isfinite(layer.kl())
+
+
+def test_the_same_seed_gives_the_same_prior(tmp_path):
+    weights = []
+    for name in ("a", "b"):
+        assert main(["train-prior", "--output", str(tmp_path / name), *QUICK]) == 0
+        weights.append(tp.get_prior(tmp_path / name).coefficients)
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    "name", ["klein-3x3", "klein-natural-3x3", "torus-3x3", "circle-3x3", "euclidean-3x3", "gaussian"]
+)
+def test_every_shipped_prior_is_inspected_and_drawn(name, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    assert main(["inspect", name, "--output", str(tmp_path / "out")]) == 0
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "kernels.png",
+        "latents.png",
+        "report.json",
+    ]
+    assert record["kernels"] > 3900
+    near = record["klein_distance"]["median"]
+    least, most = {"klein-3x3": (0, 0.01), "gaussian": (0.6, 1.1), "circle-3x3": (0, 0.01)}.get(
+        name, (0, 0.4)
+    )
+    assert least <= near <= most
+    assert "energy in the Klein subspace" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["klein-3x3", "euclidean-3x3"])
+def test_export_of_every_class_of_prior(name, tmp_path):
+    assert main(["export", name, "--output", str(tmp_path / "out")]) == 0
+    z = torch.rand(5, 2)
+    torch.testing.assert_close(tp.get_prior(tmp_path / "out").decode(z), tp.get_prior(name).decode(z))
+
+
+def test_patches_are_inspected(patches, tmp_path, capsys):
+    arguments = [
+        "--neighbour",
+        "5",
+        "--densest",
+        "0.5",
+        "--near-klein",
+        "0.2",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    pytest.importorskip("matplotlib")
+    assert main(["inspect", str(patches), *arguments]) == 0
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert record["densest"] == 400
+    assert record["klein_distance"]["90%"] <= 0.2
+    assert record["klein_energy"] > 0.95
+    assert "800 patches, 400 densest" in capsys.readouterr().out
+
+
+def test_a_network_is_inspected(tmp_path, capsys):
+    weights = {"conv.weight": torch.randn(20, 20, 3, 3)}
+    safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
+    assert main(["inspect", str(tmp_path / "w.safetensors")]) == 0
+    assert "400 kernels of 1 layers" in capsys.readouterr().out
+
+
+def test_homology_is_read_in_both_fields(tmp_path, capsys):
+    pytest.importorskip("ripser")
+    pytest.importorskip("matplotlib")
+    arguments = ["--homology", "--max-dim", "1", "--points", "250", "--output", str(tmp_path)]
+    assert main(["inspect", "klein-natural-3x3", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "over Z/2: (1, 2)" in out
+    assert "over Z/3: (1, 1)" in out
+    assert "as of a Klein bottle" in out
+    assert (tmp_path / "persistence.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("over_2", "over_3", "name"),
+    [
+        ((1, 2, 1), (1, 1, 0), "Klein"),
+        ((1, 2, 1), (1, 2, 1), "torus"),
+        ((1, 1, 1), (1, 0, 0), "projective"),
+        ((1, 5), (1, 5), "three circles"),
+        ((2, 0), (2, 0), "none"),
+    ],
+)
+def test_readings(over_2, over_3, name):
+    assert name in betti_reading(over_2, over_3)
+
+
+def test_three_circles_have_five_loops():
+    """A circle that two others meet in two points each: the densest patches' skeleton."""
+    pytest.importorskip("ripser")
+    v = torch.arange(120) / 120
+    across, up, straight = (torch.stack([u, v], 1) for u in (0 * v, 0 * v + 0.5, v))
+    straight = torch.stack([2 * v, torch.full_like(v, 0.25)], 1)
+    x = dct_coordinates(klein_kernels(torch.cat([straight, across, up])))
+    x = x / x.norm(dim=1, keepdim=True)
+    for field in (2, 3):
+        assert betti_numbers(persistence(x, field=field, max_dim=1, num_points=200)) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train-prior", "--output", "x", "--patches", "missing.npy"],
+        ["train-prior", "--output", "x", "--patches", "file"],
+        ["train-prior", "--output", "x", "--from-network", "missing.safetensors"],
+        ["train-prior", "--output", "x", "--from-network", "no-such-model"],
+        ["train-prior", "--output", "x", "--epochs", "0"],
+        ["train-prior", "--output", "x", "--tolerance", "0"],
+        ["train-prior", "--output", "x", "--num", "20", "--harmonics", "0"],
+        ["inspect", "missing.npy"],
+        ["inspect", "klein-3x3", "--max-dim", "3"],
+        ["inspect", "klein-3x3", "--points", "2"],
+        ["inspect", "circle-3x3", "--output", "file/x"],
+        ["inspect", "klein-3x3", "--near-klein", "-1"],
+        ["export", "gaussian", "--output", "x"],
+    ],
+)
+def test_errors_of_use_are_one_line_and_write_nothing(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("a file, not a folder")
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_one_source_at_a_time(capsys):
+    with pytest.raises(SystemExit):
+        main(["train-prior", "--output", "x", "--patches", "a.npy", "--from-network", "b.pt"])
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "topoprior", "--help"], capture_output=True, text=True, check=True
+    )
+    assert all(command in done.stdout for command in ("train-prior", "export", "inspect"))
+
+
+# --- the comparison of latent spaces -----------------------------------------------------------------
+
+
+def test_latent_spaces_are_compared_and_the_job_goes_on(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    two = {name: compare_latent_spaces.SPACES[name] for name in ("sphere", "plane")}
+    monkeypatch.setattr(compare_latent_spaces, "SPACES", two)
+    arguments = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--sets", "klein"]
+    small = ["--epochs", "1", "--kernels", "300"]
+    assert compare_latent_spaces.main([*arguments, *small, "--seeds", "1"]) == 0
+    first = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(first["runs"]) == len(compare_latent_spaces.SPACES)
+    assert compare_latent_spaces.main([*arguments, *small, "--seeds", "2"]) == 0
+    second = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(second["runs"]) == 2 * len(compare_latent_spaces.SPACES)
+    assert all(second["runs"][key] == run for key, run in first["runs"].items())  # not computed again
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Who wins where" in text
+    assert str(tmp_path) not in text
+    assert (tmp_path / "out" / "scores.png").stat().st_size > 1000
+
+
+def test_the_best_space_and_what_is_not_told_from_it():
+    runs = {"a": [1.0, 1.1, 1.2], "b": [1.0, 1.3, 1.1], "c": [2.0, 2.1, 2.2]}
+    assert compare_latent_spaces.best_space(runs) == ("a", ["b"])
+
+
+def test_missing_data_is_one_line(tmp_path, capsys):
+    arguments = ["--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    for name in ("patches-10", "dwp-7x7", "cnn-3x3", "nothing"):
+        assert compare_latent_spaces.main([*arguments, "--sets", name]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
