@@ -63,7 +63,14 @@ def test_a_prior_from_a_network(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "space", ["klein", "torus", "circle", pytest.param("half-turn", marks=pytest.mark.slow), "euclidean"]
+    "space",
+    [
+        "klein",
+        "torus",
+        "circle",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("half-turn", "hantzsche-wendt")),
+        "euclidean",
+    ],
 )
 def test_every_space_makes_a_prior_that_layers_load(tmp_path, space):
     trained(tmp_path, "--covering", space)
