@@ -30,7 +30,7 @@ import topoprior as tp
 from experiments import peers
 from experiments.benchmark_memory import peak_memory
 from experiments.benchmark_report import as_markdown
-from experiments.peers import BLITZ, OURS, REFERENCE, Peer
+from experiments.peers import BLITZ, COMPILED, OURS, REFERENCE, Peer
 from experiments.runs import write_json
 from topoprior.checkpoints import write_atomically
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device(arguments.device)
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
-    found, missing = peers.available()
+    found, missing = peers.available(arguments.compiled)
     results: dict[str, Any] = {"config": configuration(arguments), "missing": missing}
     for name, reason in missing.items():
         print(f"missing: {name}: {reason}")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "training": lambda: [training(found, size, arguments.repeats, device) for size in arguments.batch_sizes],
         "parameters": lambda: {name: parameters(peer) for name, peer in found.items()},
         "prediction": lambda: [prediction(found, size, arguments.repeats, device) for size in (64, 1)],
-        "layer": lambda: one_layer(arguments.repeats, device),
+        "layer": lambda: one_layer(found, arguments.repeats, device),
         "memory": lambda: memory(found, arguments),
     }  # fmt: skip
     for part in [part for part in PARTS if part in arguments.only]:
@@ -83,6 +83,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[64, 8], metavar="N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--no-compiled", dest="compiled", action="store_false", help="leave out compile_posteriors"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these alone")
     parser.add_argument("--output", type=Path, default=Path("results/benchmark_layers"), help="folder")
     return parser.parse_args(argv)
@@ -160,10 +163,11 @@ def training(found: dict[str, Peer], batch: int, repeats: int, device: torch.dev
     x = torch.randn(batch, 3, 32, 32, device=device)
     y = torch.randint(10, (batch,), device=device)
     runs = {name: training_step(peer, x, y) for name, peer in found.items()}
-    for name in OURS:
+    ours = [name for name in OURS if name in found]
+    for name in ours:
         runs[f"KL of {name}"] = kl_alone(found[name], device)
     rows = compared(interleaved(runs, repeats, device), REFERENCE)
-    shares = {name: rows.pop(f"KL of {name}")["ms"] / rows[name]["ms"] for name in OURS}
+    shares = {name: rows.pop(f"KL of {name}")["ms"] / rows[name]["ms"] for name in ours}
     return {"batch": batch, "rows": rows, "kl_share": shares}
 
 
@@ -211,7 +215,7 @@ def prediction(found: dict[str, Peer], batch: int, repeats: int, device: torch.d
     return {"batch": batch, "samples": SAMPLES, "rows": rows}
 
 
-def one_layer(repeats: int, device: torch.device) -> dict[str, Any]:
+def one_layer(found: dict[str, Peer], repeats: int, device: torch.device) -> dict[str, Any]:
     """512 to 512 channels: sampling + KL against the convolution that follows, each forward and backward."""
     x = torch.randn(LAYER_BATCH, CHANNELS, MAPS, MAPS, device=device, requires_grad=True)
     plain = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, device=device)
@@ -223,8 +227,8 @@ def one_layer(repeats: int, device: torch.device) -> dict[str, Any]:
         plain(x).backward(of_output)
 
     runs: dict[str, Run] = {REFERENCE: convolve}
-    for name in OURS:
-        layer: Any = peers.get(name).convolution(CHANNELS, CHANNELS).to(device)
+    for name in [name for name in OURS if name in found]:
+        layer: Any = found[name].convolution(CHANNELS, CHANNELS).to(device)
         of_weight = [torch.randn_like(t) for t in layer.draw()]
 
         def sample_and_kl(layer: Any = layer, of_weight: list[torch.Tensor] = of_weight) -> None:
@@ -240,7 +244,12 @@ def one_layer(repeats: int, device: torch.device) -> dict[str, Any]:
 def memory(found: dict[str, Peer], arguments: argparse.Namespace) -> dict[str, Any]:
     """Bytes that three training steps of the same layer add to a fresh process, at their peak."""
     size = (LAYER_BATCH, CHANNELS, MAPS)
-    peaks = {name: peak_memory(name, size, arguments.threads, arguments.device) for name in found}
+    # The compiler itself would be most of what a fresh process allocates.
+    peaks = {
+        name: peak_memory(name, size, arguments.threads, arguments.device)
+        for name in found
+        if name != COMPILED
+    }
     base = peaks[REFERENCE]
     rows = {name: {"bytes": peak, "ratio": peak / base} for name, peak in peaks.items()}
     return {"channels": CHANNELS, "maps": MAPS, "batch": LAYER_BATCH, "rows": rows}

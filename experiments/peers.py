@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 import topoprior as tp
 
 REFERENCE = "nn.Conv2d"
-OURS = ("topoprior klein-3x3", "topoprior gaussian")
+COMPILED = "topoprior klein-3x3, compiled draws"
+OURS = ("topoprior klein-3x3", "topoprior gaussian", COMPILED)
 BLITZ = "BLiTZ BayesianConv2d"
 
 
@@ -35,10 +37,12 @@ def network(peer: Peer, classes: int = 10) -> nn.Sequential:
     )  # fmt: skip
 
 
-def available() -> tuple[dict[str, Peer], dict[str, str]]:
-    """The peers that are installed, and why the others are missing."""
+def available(compiled: bool = True) -> tuple[dict[str, Peer], dict[str, str]]:
+    """The peers that are installed, and why the others are missing; ours ``compiled`` takes its time at first."""
     peers, missing = {}, {}
     for name, load in _LOADERS.items():
+        if name == COMPILED and not compiled:
+            continue
         try:
             peers[name] = load()
         except ImportError as error:
@@ -69,6 +73,18 @@ def _plain() -> Peer:
 
 def _ours(prior: str) -> Callable[[], Peer]:
     return lambda: Peer(lambda i, o: tp.BayesConv2d(i, o, 3, padding=1, prior=prior), tp.kl_divergence)
+
+
+def _compiled() -> Peer:
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise ImportError("no C++ compiler")
+
+    def convolution(inputs: int, outputs: int) -> nn.Module:
+        layer = tp.BayesConv2d(inputs, outputs, 3, padding=1, prior="klein-3x3")
+        tp.compile_posteriors(layer)
+        return layer
+
+    return Peer(convolution, tp.kl_divergence)
 
 
 def _blitz() -> Peer:
@@ -113,6 +129,7 @@ _LOADERS: dict[str, Callable[[], Peer]] = {
     REFERENCE: _plain,
     OURS[0]: _ours("klein-3x3"),
     OURS[1]: _ours("gaussian"),
+    COMPILED: _compiled,
     BLITZ: _blitz,
     "bayesian-torch Reparameterization": _bayesian_torch("Conv2dReparameterization"),
     "bayesian-torch Flipout": _bayesian_torch("Conv2dFlipout"),

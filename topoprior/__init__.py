@@ -1,5 +1,6 @@
 """topoprior: Bayesian deep learning with topological weight priors."""
 
+from topoprior.compilation import compile_posteriors
 from topoprior.conversion import to_bayesian, to_deterministic
 from topoprior.correlated import CorrelatedGaussian
 from topoprior.coverings import Circle, Covering, Euclidean, FlatManifold, KleinBottle, Torus
@@ -68,6 +69,7 @@ __all__ = [
     "WeightPosterior",
     "WeightPrior",
     "get_prior",
+    "compile_posteriors",
     "elbo_loss",
     "expected_entropy",
     "frozen_sample",

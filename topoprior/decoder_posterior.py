@@ -34,6 +34,8 @@ class DecoderPosterior(WeightPosterior):
 
     matrix: Tensor
     kl_kind = "bound"
+    #: Whether draws and KL are compiled: :func:`topoprior.compile_posteriors`.
+    compiled: bool = False
 
     def __init__(
         self, prior: DecoderPrior, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
@@ -52,7 +54,8 @@ class DecoderPosterior(WeightPosterior):
         matrix = torch.cat([self.waves.matrix.float() * scale.alpha, constant])
         # Not part of the state: it belongs to the prior, and the prior to the layer's configuration.
         self.register_buffer("matrix", matrix.to(**options), persistent=False)
-        self.decoder = Decoder(self.waves, matrix)
+        self.decoder = Decoder(self.waves)
+        self.scales = scale.alpha, scale.beta / math.sqrt(pixels)
         self.residual: MeanFieldPosterior | None = None
         if scale.residual > 0:
             pixelwise = Gaussian(
@@ -94,7 +97,8 @@ class DecoderPosterior(WeightPosterior):
         noise = draw_noise(sample_shape, self.loc.shape, self.loc, antithetic)
         # The compiler fuses the plain formula better than it can the blocks.
         if self.factors.rho is None and not torch.compiler.is_compiling():
-            weight, _ = Decode.apply(self.loc, self.log_scale, noise, self.decoder)
+            scales = self.loc.new_tensor(self.scales) if self.compiled else self.scales
+            weight, _ = Decode.apply(self.loc, self.log_scale, noise, self.decoder, scales, self.compiled)
         else:
             *z, alpha, beta = (self.loc + self.log_scale.exp() * noise).unbind(-3)
             weight = self._decode([row * alpha for row in self.waves.rows(z)], beta)
@@ -126,16 +130,18 @@ class DecoderPosterior(WeightPosterior):
     @classmethod
     def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
         """All at once: for small layers the number of operations costs more than their size."""
-        parts, rest = [], []
+        parts: dict[bool, list[tuple[Tensor, Tensor, list[float]]]] = {}
+        rest = []
         for p in posteriors:
             assert isinstance(p, DecoderPosterior)
             # Half precision has too few digits for sums of squares.
             half = p.loc.dtype in (torch.float16, torch.bfloat16)
             loc, log_scale = (p.loc.float(), p.log_scale.float()) if half else (p.loc, p.log_scale)
-            parts.append((loc, log_scale, p.waves.periods))
+            parts.setdefault(p.compiled, []).append((loc, log_scale, p.waves.periods))
             if p.residual is not None:
                 rest.append(p.residual.kl())
-        return sum(rest, latent_kl(parts))
+        kls = [latent_kl(some, compiled) for compiled, some in parts.items()]
+        return sum([*kls[1:], *rest], kls[0])
 
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from topoprior import fused
 from topoprior.trigonometric import ProductWaves
 
 # Kernels in one block of work. A row of a block stays in the processor's cache and below the size at which
@@ -17,32 +18,45 @@ _BLOCK = 32768
 _FEW = 64
 _NEGLIGIBLE = 2e-6  # of the largest entry: below what float32 keeps of a sum
 
+_Scales: TypeAlias = "tuple[float, float] | Tensor"
+
 
 class Decoder:
-    """[alpha products(z), beta] @ matrix: the waves, and the matrix (P + 1, k) as numbers."""
+    """Pixels a alpha products(z) @ matrix + b beta of x = (z, alpha, beta), rows (dim + 2, ...), and back.
 
-    def __init__(self, waves: ProductWaves, matrix: Tensor) -> None:
-        self.waves, self.matrix = waves, matrix
-        small = matrix.abs() <= _NEGLIGIBLE * matrix.abs().max()
-        numbers = matrix.masked_fill(small, 0.0)
-        self.rows, self.columns = numbers[:-1].tolist(), numbers[:-1].T.tolist()
-        self.sparse = int((numbers[:-1] != 0).sum()) <= _FEW
-        self.constant = float(numbers[-1, 0])  # of beta, the same in every pixel
+    ``scales`` = (a, b), two numbers or tensors, belong to a layer; the rest to its prior.
+    """
 
-    def decode(self, rows: Sequence[Tensor], level: Tensor) -> Sequence[Tensor]:
-        """Pixels from the rows of alpha times the products, and from the level of beta."""
+    def __init__(self, waves: ProductWaves) -> None:
+        self.waves, self.matrix = waves, waves.matrix.float()
+        small = self.matrix.abs() <= _NEGLIGIBLE * self.matrix.abs().max()
+        numbers = self.matrix.masked_fill(small, 0.0)
+        self.rows, self.columns = numbers.tolist(), numbers.T.tolist()
+        self.sparse = int((numbers != 0).sum()) <= _FEW
+        # Equal for equal decoders: by it they share what is compiled.
+        self.key = (tuple(waves.periods), tuple(waves.products), tuple(map(tuple, self.rows)))
+
+    def pixels(self, x: Tensor, scales: _Scales) -> Sequence[Tensor]:
+        """One tensor a pixel."""
+        alpha, beta = x[-2:].unbind()
+        level = beta * scales[1]
+        rows = self.waves.rows(x[:-2], alpha * scales[0])
         if self.sparse and level.device.type == "cpu":
             return combine(rows, self.columns, level)
         stacked = torch.stack(list(rows))
-        return (
-            (self.matrix[:-1].T.to(stacked) @ stacked.flatten(1)).view(-1, *level.shape) + level
-        ).unbind()
+        return ((self.matrix.T.to(stacked) @ stacked.flatten(1)).view(-1, *level.shape) + level).unbind()
 
-    def transposed(self, pixels: Tensor) -> Sequence[Tensor]:
-        """Rows from pixels (k, ...): what the gradient in the pixels is in the rows."""
-        if self.sparse and pixels.device.type == "cpu":
-            return combine(pixels.unbind(), self.rows)
-        return (self.matrix[:-1].to(pixels) @ pixels.flatten(1)).view(-1, *pixels.shape[1:]).unbind()
+    def gradient(self, x: Tensor, of_pixels: Tensor, scales: _Scales) -> Tensor:
+        """Of x, from the gradient in the pixels (k, ...)."""
+        if self.sparse and x.device.type == "cpu":
+            of_rows: Sequence[Tensor] = combine(of_pixels.unbind(), self.rows)
+        else:
+            together = self.matrix.to(of_pixels) @ of_pixels.flatten(1)
+            of_rows = together.view(-1, *of_pixels.shape[1:]).unbind()
+        value, slopes = self.waves.gradient(x[:-2], of_rows)
+        amplitude = x[-2] * scales[0]
+        of_z = [slope * amplitude for slope in slopes]
+        return torch.stack([*of_z, value * scales[0], of_pixels.sum(0) * scales[1]])
 
 
 def combine(
@@ -74,62 +88,77 @@ class Decode(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(loc: Tensor, log_scale: Tensor, noise: Tensor, decoder: Decoder) -> tuple[Tensor, Tensor]:
-        step = torch.empty_like(noise)
-        steps, noises = step.view(-1, *loc.shape), noise.reshape(-1, *loc.shape)
-        weights = loc.new_empty(len(steps), *loc.shape[1:], decoder.matrix.shape[1])
-        together = max(1, _BLOCK // max(1, loc[0].numel()))  # draws of a small layer
-        for block in _blocks(loc):
-            scale, center = log_scale[:, block].exp(), loc[:, block]
-            for first in range(0, len(steps), together):
-                some = slice(first, first + together)
-                torch.mul(noises[some, :, block], scale, out=steps[some, :, block])
-                x = (center + steps[some, :, block]).movedim(1, 0)
-                z, (alpha, beta) = x[:-2], x[-2:].unbind()
-                pixels = decoder.decode(decoder.waves.rows(z, alpha), beta * decoder.constant)
-                torch.stack(tuple(pixels), -1, out=weights[some, block])
-        return weights.view(noise.shape[:-3] + weights.shape[1:]), step
+    def forward(
+        loc: Tensor, log_scale: Tensor, noise: Tensor, decoder: Decoder, scales: _Scales, compiled: bool
+    ) -> tuple[Tensor, Tensor]:
+        noises = noise.reshape(-1, *loc.shape)
+        make = fused.draw if compiled and fused.usable(loc, log_scale, noise) else _draw
+        weights, steps = make(decoder, loc, log_scale, noises, scales)
+        return weights.view(noise.shape[:-3] + weights.shape[1:]), steps.view(noise.shape)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        *tensors, decoder = args
+        tensors, rest = args[:3], args[3:]
         if in_dims[:2] == (None, None):  # many draws from one posterior: as it stands
             loc, log_scale, noise = tensors
-            return Decode.apply(loc, log_scale, noise.movedim(in_dims[2], 0), decoder), (0, 0)
+            return Decode.apply(loc, log_scale, noise.movedim(in_dims[2], 0), *rest), (0, 0)
         rows = [
             [t if d is None else t.select(d, i) for t, d in zip(tensors, in_dims, strict=False)]
             for i in range(info.batch_size)
         ]
-        found = [Decode.apply(*row, decoder) for row in rows]
+        found = [Decode.apply(*row, *rest) for row in rows]
         return (torch.stack([w for w, _ in found]), torch.stack([s for _, s in found])), (0, 0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-        loc, log_scale, _, ctx.decoder = inputs
+        loc, log_scale, _, ctx.decoder, ctx.scales, ctx.compiled = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(loc, log_scale, output[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         loc, log_scale, steps = ctx.saved_tensors
-        decoder: Decoder = ctx.decoder
-        if torch.is_grad_enabled():  # to be differentiated again: as a function of the scales
+        again = torch.is_grad_enabled()
+        if again:  # to be differentiated again: as a function of the scales
             scale = log_scale.exp()
             steps = (steps / scale).detach() * scale
-        grad = grad.to(loc.dtype)
-        of_loc, of_scale = [], []
-        for block in _blocks(loc, samples=steps.numel() // loc.numel()):
-            step = steps[..., block, :].movedim(-3, 0)
-            x = (loc[:, block] + steps[..., block, :]).movedim(-3, 0)
-            pixels = torch.stack(grad[..., block, :, :].unbind(-1))
-            of_rows = decoder.transposed(pixels)
-            of_beta = pixels.sum(0) * decoder.constant
-            of_alpha, slopes = decoder.waves.gradient(x[:-2], of_rows)
-            of_x = [*(slope * x[-2] for slope in slopes), of_alpha, of_beta]
-            of_step = torch.stack(of_x)
-            of_loc.append(_over_samples(of_step))
-            of_scale.append(_over_samples(of_step * step))
-        return _joined(of_loc), _joined(of_scale), None, None
+        make = _gradient
+        if ctx.compiled and not again and fused.usable(grad, loc, steps):
+            make = fused.gradient
+        grad, steps = grad.to(loc.dtype).reshape(-1, *grad.shape[-3:]), steps.view(-1, *loc.shape)
+        return *make(ctx.decoder, grad, loc, steps, ctx.scales), None, None, None, None
+
+
+def _draw(
+    decoder: Decoder, loc: Tensor, log_scale: Tensor, noises: Tensor, scales: _Scales
+) -> tuple[Tensor, Tensor]:
+    """Weights (S, out, in, k) and e^log_scale noise, for noise (S, dim + 2, out, in), block by block."""
+    steps = torch.empty_like(noises)
+    weights = loc.new_empty(len(steps), *loc.shape[1:], decoder.matrix.shape[1])
+    together = max(1, _BLOCK // max(1, loc[0].numel()))  # draws of a small layer
+    for block in _blocks(loc):
+        scale, center = log_scale[:, block].exp(), loc[:, block]
+        for first in range(0, len(steps), together):
+            some = slice(first, first + together)
+            torch.mul(noises[some, :, block], scale, out=steps[some, :, block])
+            x = (center + steps[some, :, block]).movedim(1, 0)
+            torch.stack(tuple(decoder.pixels(x, scales)), -1, out=weights[some, block])
+    return weights, steps
+
+
+def _gradient(
+    decoder: Decoder, grad: Tensor, loc: Tensor, steps: Tensor, scales: _Scales
+) -> tuple[Tensor, Tensor]:
+    """Gradients of loc and log_scale, for ``grad`` (S, out, in, k) of the weights."""
+    of_loc, of_scale = [], []
+    for block in _blocks(loc, samples=len(steps)):
+        step = steps[:, :, block].movedim(1, 0)
+        x = (loc[:, block] + steps[:, :, block]).movedim(1, 0)
+        of_step = decoder.gradient(x, torch.stack(grad[:, block].unbind(-1)), scales)
+        of_loc.append(of_step.sum(1) if len(steps) > 1 else of_step[:, 0])
+        of_step = of_step * step
+        of_scale.append(of_step.sum(1) if len(steps) > 1 else of_step[:, 0])
+    return _joined(of_loc), _joined(of_scale)
 
 
 def _blocks(loc: Tensor, samples: int = 1) -> list[slice]:
@@ -141,8 +170,3 @@ def _blocks(loc: Tensor, samples: int = 1) -> list[slice]:
 
 def _joined(blocks: list[Tensor]) -> Tensor:
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, -2)
-
-
-def _over_samples(grad: Tensor) -> Tensor:
-    """Summed over the sample dimensions, (rows, ..., out, in) -> (rows, out, in)."""
-    return grad if grad.dim() == 3 else grad.flatten(1, -3).sum(1)

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from topoprior import fused
 from topoprior.divergences import kappa_and_slope
 
 _Periods = tuple[tuple[float, ...], ...]
 
 
-def latent_kl(posteriors: Sequence[tuple[Tensor, Tensor, Sequence[float]]]) -> Tensor:
+def latent_kl(
+    posteriors: Sequence[tuple[Tensor, Tensor, Sequence[float]]], compiled: bool = False
+) -> Tensor:
     r"""Sum over (loc, log_scale, periods) of
 
     .. math:: \sum_d \kappa(\sigma_d / P_d) + \sum_a \big( (\sigma_a^2 + \mu_a^2 - 1) / 2 - \log \sigma_a \big)
@@ -22,6 +25,9 @@ def latent_kl(posteriors: Sequence[tuple[Tensor, Tensor, Sequence[float]]]) -> T
     of their prior's std. A scalar, in nats: the cover bound of the latents and the normal KL.
     """
     tensors = [t for loc, log_scale, _ in posteriors for t in (loc, log_scale)]
+    if compiled and fused.usable(*tensors):
+        parts = [_CompiledKL.apply(tuple(p), loc, log_scale)[0] for loc, log_scale, p in posteriors]
+        return torch.stack(parts).sum()
     return _LatentKL.apply(tuple(tuple(p) for *_, p in posteriors), *tensors)[0]
 
 
@@ -67,10 +73,39 @@ class _LatentKL(torch.autograd.Function):
         tensors, slopes = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         if torch.is_grad_enabled():  # to be differentiated again: as functions of the parameters
             slopes = _value_and_slopes(ctx.periods, tensors)[1]
-        found: list[Tensor | None] = [None]
-        for loc, log_scale, slope in zip(tensors[::2], tensors[1::2], slopes, strict=True):
-            d = len(slope)
-            of_amplitudes = (2 * log_scale[d:]).exp() - 1
-            found.append(torch.cat([torch.zeros_like(loc[:d]), loc[d:] * grad]))
-            found.append(torch.cat([slope, of_amplitudes]) * grad)
-        return tuple(found)
+        return None, *_gradients(tensors, slopes, grad)
+
+
+def _gradients(tensors: Sequence[Tensor], slopes: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
+    """In loc and log_scale of every posterior."""
+    found = []
+    for loc, log_scale, slope in zip(tensors[::2], tensors[1::2], slopes, strict=True):
+        d = len(slope)
+        of_amplitudes = (2 * log_scale[d:]).exp() - 1
+        found.append(torch.cat([torch.zeros_like(loc[:d]), loc[d:] * grad]))
+        found.append(torch.cat([slope, of_amplitudes]) * grad)
+    return found
+
+
+class _CompiledKL(torch.autograd.Function):
+    """The KL of one posterior, and with it at once its gradients."""
+
+    @staticmethod
+    def forward(
+        periods: tuple[float, ...], loc: Tensor, log_scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kl, of_loc, of_log_scale = fused.latent_kl(periods, loc, log_scale)
+        return kl, of_loc, of_log_scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.periods, *tensors = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*tensors, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        *tensors, of_loc, of_log_scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # as above
+            return None, *_gradients(tensors, _value_and_slopes((ctx.periods,), tensors)[1], grad)
+        return None, of_loc * grad, of_log_scale * grad
