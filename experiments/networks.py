@@ -33,7 +33,12 @@ class Network:
     normalized: bool = False
 
 
-NETWORKS = {"compare": Network(WIDTHS, 3), "small": Network(WIDTHS, 3, normalized=True)}
+NETWORKS = {
+    "compare": Network(WIDTHS, 3),
+    "small": Network(WIDTHS, 3, normalized=True),
+    "narrow": Network((8, 16, 32), 3, normalized=True),
+    "two": Network((16, 32), 7, normalized=True),
+}
 
 
 def build(method: Method, channels: int, classes: int, network: str = "compare") -> nn.Sequential:

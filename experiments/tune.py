@@ -142,7 +142,7 @@ def tune(profile: str, name: str, data_dir: Path, folder: Path, seeds: int) -> l
         for settings in stage(best):
             key = json.dumps(asdict(settings), sort_keys=True)
             if key not in scored:
-                scored[key] = _mean_score(profile, name, settings, data_dir, folder, seeds)
+                scored[key] = mean_score(PROFILES[profile], name, settings, data_dir, folder, seeds)
         best = Settings(**min(scored.values(), key=lambda entry: entry["NLL"])["settings"])
     return sorted(scored.values(), key=lambda entry: entry["NLL"])
 
@@ -153,12 +153,12 @@ def _start(profile: str, name: str) -> Settings:
     return get_method(name, profile=read_settings("bayes")).settings
 
 
-def _mean_score(
-    profile: str, name: str, settings: Settings, data_dir: Path, folder: Path, seeds: int
+def mean_score(
+    profile: Profile, name: str, settings: Settings, data_dir: Path, folder: Path, seeds: int
 ) -> dict[str, Any]:
     runs = [
-        score(name, settings, PROFILES[profile], cell, SPLIT + seed, data_dir, folder)
-        for cell, seed in product(PROFILES[profile].cells, range(seeds))
+        score(name, settings, profile, cell, SPLIT + seed, data_dir, folder)
+        for cell, seed in product(profile.cells, range(seeds))
     ]
     means = {key: sum(run[key] for run in runs) / len(runs) for key in ("NLL", "accuracy")}
     return {"settings": asdict(settings), **means}
