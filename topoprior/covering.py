@@ -61,14 +61,6 @@ class Covering(ABC):
     def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
         """Lifts of points drawn uniformly from the base, shape (*shape, cover_dim)."""
 
-    def spectral_embed(self, x: Tensor) -> Tensor:
-        """Invariant features that are Laplace eigenfunctions, the lowest of them: see `spectral.py`."""
-        return self.embed(x)
-
-    def spectral_retract(self, y: Tensor) -> Tensor:
-        """Left inverse of :meth:`spectral_embed` up to deck moves."""
-        return self.retract(y)
-
     def same_point(self, x: Tensor, y: Tensor, atol: float = 1e-5) -> Tensor:
         """Whether ``x`` and ``y`` are lifts of one point, up to distance ``atol``. Shape (...)."""
         return self.distance(x, y) <= atol
