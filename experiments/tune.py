@@ -6,7 +6,8 @@
 A profile is a network, a budget and what may be chosen:
 
     compare    compare_priors.py's network on the embedded images: learning rate, start of the posterior
-    bayes      the sweep's network on a few MNIST and Fashion-MNIST images: the same and the prior's scale, at T = 1
+    bayes      the sweep's network on a few MNIST and Fashion-MNIST images: the same, the last layer's weight decay
+               and the prior's scale, at T = 1
     tempered   bayes's choice, then the temperature and the learning rate again
 
 Every method gets the same number of candidates. Each is trained on images drawn from the training pool and
@@ -75,8 +76,10 @@ def stages(profile: str, name: str) -> list[Stage]:
     if profile == "compare":
         return [_rates_and_starts(name, (3e-3, 1e-2, 2e-2), 0.1, (5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))]
     if profile == "bayes":
-        first = _rates_and_starts(name, (5e-3, 1e-2, 2e-2), 1.0, (2e-3, 5e-3, 1e-2), (0.1, 1.0, 5.0))
-        return [first, _scales(name)]
+        first = _rates_and_starts(
+            name, (2e-3, 5e-3, 1e-2), 1.0, (1e-3, 2e-3, 5e-3), (0.3, 3.0), (0.03, 0.1)
+        )
+        return [first, _last_decays, _scales(name)]
     return [_temperatures(name), _rates]
 
 
@@ -86,29 +89,36 @@ def _rates_and_starts(
     last_decay: float,
     plain_rates: Sequence[float],
     plain_decays: Sequence[float],
+    stds: Sequence[float] = (0.01, 0.03, 0.1),
 ) -> Stage:
-    """Nine: learning rate x std of the posterior at the start (x weight decay where there is no posterior)."""
+    """Learning rate x std of the posterior at the start (x weight decay where there is no posterior)."""
 
     def candidates(_: Settings) -> list[Settings]:
         if name == "deterministic":
             return [Settings(r, d) for r, d in product(plain_rates, plain_decays)]
-        starts: list[dict[str, float]] = [{"init_scale": s} for s in (0.01, 0.03, 0.1)]
+        starts: list[dict[str, float]] = [{"init_scale": s} for s in stds]
         if name in ("klein", "klein-residual", "euclidean-3x3"):
             latent = {0.01: 0.002, 0.03: 0.005, 0.1: 0.01}
             starts = [{**s, "init_latent_scale": latent[s["init_scale"]]} for s in starts]
         elif name.startswith("blitz"):
-            starts = [{"prior_scale": 1.0, "posterior_rho_init": rho} for rho in (-8.0, -6.0, -5.0)]
+            rhos = {0.01: -8.0, 0.03: -6.0, 0.1: -5.0}
+            starts = [{"prior_scale": 1.0, "posterior_rho_init": rhos[s]} for s in stds]
         return [Settings(rate, last_decay, options) for rate, options in product(rates, starts)]
 
     return candidates
 
 
+def _last_decays(best: Settings) -> list[Settings]:
+    """Three: weight decay of the deterministic weights, which matters more than most choices when data are few."""
+    return [replace(best, weight_decay=decay) for decay in (1.0, 5.0, 20.0)]
+
+
 def _scales(name: str) -> Stage:
-    """Three: the prior's scale, in units of He's (for deterministic weights, the weight decay)."""
+    """Three: the prior's scale, in units of He's (for deterministic weights, the learning rate again)."""
 
     def candidates(best: Settings) -> list[Settings]:
         if name == "deterministic":
-            return [replace(best, weight_decay=best.weight_decay * f) for f in (0.3, 1.0, 3.0)]
+            return _rates(best)
         key, unit = ("prior_scale", 1.0) if name.startswith("blitz") else ("gain", _HE_GAIN)
         return [replace(best, options={**best.options, key: unit * f}) for f in (0.5, 1.0, 2.0)]
 
