@@ -24,7 +24,8 @@ def test_the_least_mean_wins_and_runs_are_kept(tmp_path, monkeypatch, capsys):
     runs = list((tmp_path / "runs").iterdir())
     assert len(runs) == 2 * len(choose_network.METHODS) * 4
     report = (tmp_path / "report.md").read_text()
-    assert f"**{results['chosen']}**" in report and "2 steps" in report
+    assert f"**{results['chosen']}**" in report
+    assert "2 steps" in report
 
     def never(*_, **__):
         raise AssertionError("computed again")

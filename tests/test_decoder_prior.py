@@ -116,7 +116,7 @@ def test_kl_gradient_is_the_numerical_one():
     inputs = (posterior.loc, posterior.log_scale)
 
     def kl(loc, log_scale):
-        return latent_kl([(loc, log_scale, posterior.waves.periods)])
+        return latent_kl(loc, log_scale, posterior.waves.periods)
 
     assert torch.autograd.gradcheck(kl, inputs)
     assert torch.autograd.gradgradcheck(kl, inputs)
@@ -312,7 +312,7 @@ def test_compiled_formulas_under_transformations():
 
     def objective(loc, log_scale):
         weights = Decode.apply(loc, log_scale, noise, posterior.decoder, scales, True)[0]
-        return weights.sin().sum() + latent_kl([(loc, log_scale, posterior.waves.periods)], True)
+        return weights.sin().sum() + latent_kl(loc, log_scale, posterior.waves.periods, True)
 
     inputs = (posterior.loc, posterior.log_scale)
     assert torch.autograd.gradcheck(objective, inputs)

@@ -23,6 +23,8 @@ from topoprior.projection import nearest_kernels
 if TYPE_CHECKING:
     from topoprior.decoder_prior import DecoderPrior
 
+_SMALL = 2**18  # numbers: below, copying them costs less than the operations it saves
+
 
 class DecoderPosterior(WeightPosterior):
     r"""Mean-field posterior over the latents z (wrapped normal) and amplitudes alpha, beta (normal).
@@ -129,19 +131,24 @@ class DecoderPosterior(WeightPosterior):
 
     @classmethod
     def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
-        """All at once: for small layers the number of operations costs more than their size."""
-        parts: dict[bool, list[tuple[Tensor, Tensor, list[float]]]] = {}
-        rest = []
-        for p in posteriors:
+        """Small ones side by side: there the number of operations costs more than their size."""
+        groups: dict[tuple, list[tuple[Tensor, Tensor]]] = {}
+        kls = []
+        for i, p in enumerate(posteriors):
             assert isinstance(p, DecoderPosterior)
             # Half precision has too few digits for sums of squares.
             half = p.loc.dtype in (torch.float16, torch.bfloat16)
             loc, log_scale = (p.loc.float(), p.log_scale.float()) if half else (p.loc, p.log_scale)
-            parts.setdefault(p.compiled, []).append((loc, log_scale, p.waves.periods))
+            key = (tuple(p.waves.periods), p.compiled, loc.dtype, i if loc.numel() > _SMALL else None)
+            groups.setdefault(key, []).append((loc.flatten(1), log_scale.flatten(1)))
             if p.residual is not None:
-                rest.append(p.residual.kl())
-        kls = [latent_kl(some, compiled) for compiled, some in parts.items()]
-        return sum([*kls[1:], *rest], kls[0])
+                kls.append(p.residual.kl())
+        for (periods, compiled, *_), pairs in groups.items():
+            loc, log_scale = (
+                pairs[0] if len(pairs) == 1 else (torch.cat(t, 1) for t in zip(*pairs, strict=True))
+            )
+            kls.append(latent_kl(loc, log_scale, periods, compiled))
+        return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
 
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:

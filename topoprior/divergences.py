@@ -25,7 +25,7 @@ from topoprior.coverings import Covering
 from topoprior.distributions import UniformOn, WrappedNormal
 
 # Below these stds the wrapped normal's entropy is the normal's to rounding (the gap is about Q(1 / 2s)).
-_NARROW = {torch.float32: 0.085, torch.float64: 0.066}
+NARROW = {torch.float32: 0.085, torch.float64: 0.066}
 _DEGREE = {torch.float32: 16, torch.float64: 42}
 # From these stds on, r = exp(-(2 pi s)^2) is 0 and its square root is not.
 _UNIFORM = {torch.float32: 2.0, torch.float64: 4.5}
@@ -48,7 +48,7 @@ def kappa(scale: Tensor) -> Tensor:
         >>> kappa(torch.tensor([0.1, 0.2, 0.8], dtype=torch.float64))
         tensor([8.8365e-01, 2.2491e-01, 1.0642e-11], dtype=torch.float64)
     """
-    known = scale if scale.dtype in _NARROW else scale.float()
+    known = scale if scale.dtype in NARROW else scale.float()
     if known.requires_grad and torch.is_grad_enabled():
         value = _KappaAndSlope.apply(known)[0]
     else:
@@ -79,7 +79,7 @@ def _polynomials(dtype: torch.dtype) -> tuple[float, list[float], list[float]]:
     Chebyshev interpolation converges like 3^-n (float32) and 2.3^-n (float64), as the singularity
     nearest to [0, r_max] is at r = 1. The power basis is safe: the series in w converges on |w| <= 1.
     """
-    r_max = math.exp(-((2 * math.pi * _NARROW[dtype]) ** 2))
+    r_max = math.exp(-((2 * math.pi * NARROW[dtype]) ** 2))
     to_r = np.polynomial.Polynomial([r_max / 2, r_max / 2])
 
     def ratio(w: Any) -> Any:
@@ -94,7 +94,7 @@ def _polynomials(dtype: torch.dtype) -> tuple[float, list[float], list[float]]:
 
 
 # Built once, at import (a few milliseconds), so that compiled code sees constants.
-_POLYNOMIALS = {dtype: _polynomials(dtype) for dtype in _NARROW}
+_POLYNOMIALS = {dtype: _polynomials(dtype) for dtype in NARROW}
 
 
 def _then(x: Tensor, operation: str, *arguments: Any) -> Tensor:
@@ -119,7 +119,7 @@ def _kappa_and_slope(scale: Tensor, orders: tuple[int, ...]) -> list[Tensor]:
     Written for speed on a CPU: `torch.where` costs more than `exp` and `log` together, `exp` of what
     underflows ten times an `exp` that does not, and `log` of exactly 1 as much; log2(2) is exact.
     """
-    narrow = _NARROW[scale.dtype]
+    narrow = NARROW[scale.dtype]
     r_max, *polynomials = _POLYNOMIALS[scale.dtype]
     half = scale.clamp(narrow, _UNIFORM[scale.dtype]).square()
     half = _then(half, "mul", -2 * math.pi**2)

@@ -1,7 +1,8 @@
-"""KL of the latents and amplitudes of decoded kernels, for all layers of a network in one pass."""
+"""KL of the latents and amplitudes of decoded kernels, with its gradient in the same pass."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,103 +10,84 @@ import torch
 from torch import Tensor
 
 from topoprior import fused
-from topoprior.divergences import kappa_and_slope
+from topoprior.divergences import NARROW, kappa, kappa_and_slope
 
-_Periods = tuple[tuple[float, ...], ...]
+_ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal
 
 
-def latent_kl(
-    posteriors: Sequence[tuple[Tensor, Tensor, Sequence[float]]], compiled: bool = False
-) -> Tensor:
-    r"""Sum over (loc, log_scale, periods) of
+def latent_kl(loc: Tensor, log_scale: Tensor, periods: Sequence[float], compiled: bool = False) -> Tensor:
+    r"""The cover bound of the latents and the normal KL of the amplitudes, a scalar in nats:
 
     .. math:: \sum_d \kappa(\sigma_d / P_d) + \sum_a \big( (\sigma_a^2 + \mu_a^2 - 1) / 2 - \log \sigma_a \big)
 
     with one row a coordinate: the first ``len(periods)`` rows are latents, the others amplitudes in units
-    of their prior's std. A scalar, in nats: the cover bound of the latents and the normal KL.
+    of their prior's std.
     """
-    tensors = [t for loc, log_scale, _ in posteriors for t in (loc, log_scale)]
-    if compiled and fused.usable(*tensors):
-        parts = [_CompiledKL.apply(tuple(p), loc, log_scale)[0] for loc, log_scale, p in posteriors]
-        return torch.stack(parts).sum()
-    return _LatentKL.apply(tuple(tuple(p) for *_, p in posteriors), *tensors)[0]
+    if fused.usable(loc, log_scale):
+        return _LatentKL.apply(tuple(periods), loc, log_scale, compiled)[0]
+    return _plainly(periods, loc, log_scale)
 
 
-def _value_and_slopes(periods: _Periods, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """The KL, and its gradient in the log scales of the latents, (dim, out, in) a posterior."""
-    latents, amplitudes, sizes = [], [], []
-    for loc, log_scale, period in zip(tensors[::2], tensors[1::2], periods, strict=True):
-        d = len(period)
-        scale = log_scale.exp()
-        latents += [(row * (1 / p)).flatten() for row, p in zip(scale[:d], period, strict=True)]
-        sizes.append(scale[:d].numel())
-        for x in (scale[d:].flatten(), loc[d:].flatten()):
-            amplitudes.append(0.5 * x.dot(x))
-        amplitudes.append(-log_scale[d:].sum() - 0.5 * loc[d:].numel())
-    scale_in_periods = torch.cat(latents)
-    value, slope = kappa_and_slope(scale_in_periods)
-    # d/d log s of kappa(s / P) is kappa'(s / P) s / P
-    slopes = (slope * scale_in_periods).split(sizes)
-    shaped = [s.view(-1, *loc.shape[1:]) for s, loc in zip(slopes, tensors[::2], strict=True)]
-    return value.sum() + torch.stack(amplitudes).sum(), shaped
+def _plainly(periods: Sequence[float], loc: Tensor, log_scale: Tensor) -> Tensor:
+    """The formula as it stands, for transformations of functions: vmap, second derivatives, compilation."""
+    d = len(periods)
+    scale = log_scale.exp()
+    of_latents = [kappa(row / period).sum() for row, period in zip(scale[:d], periods, strict=True)]
+    of_amplitudes = 0.5 * (scale[d:].square() + loc[d:].square() - 1) - log_scale[d:]
+    return torch.stack([*of_latents, of_amplitudes.sum()]).sum()
+
+
+def _with_gradients(
+    periods: tuple[float, ...], loc: Tensor, log_scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The KL, and its gradients in loc and log_scale.
+
+    kappa(s) is -log s and a constant while s is narrow, as most are for most of a training: there the
+    gradient in log s is -1, and only the others need kappa's polynomials.
+    """
+    d = len(periods)
+    of_loc, of_log_scale = torch.zeros_like(loc), torch.empty_like(log_scale)
+    of_loc[d:] = loc[d:]
+    variance = torch.exp(2 * log_scale[d:], out=of_log_scale[d:])
+    flat = of_loc.view(-1)
+    value = 0.5 * (variance.sum() + flat.dot(flat)) - log_scale.sum()
+    variance -= 1
+    of_log_scale[:d] = -1
+    value += log_scale[0].numel() * (
+        sum(math.log(period) for period in periods) - d * _ENTROPY - 0.5 * (len(loc) - d)
+    )
+    for row, slope, period in zip(log_scale[:d], of_log_scale, periods, strict=False):
+        wide: Tensor | slice = slice(None)
+        if row.device.type == "cpu":  # a GPU would have to wait for the answer: there, all of them
+            wide = row > math.log(period * NARROW[row.dtype])
+            if not wide.any():
+                continue
+        log_s = row[wide] - math.log(period)
+        s = log_s.exp()
+        kappas, slopes = kappa_and_slope(s)
+        value += (kappas + log_s).sum() + log_s.numel() * _ENTROPY
+        slope[wide] = slopes * s
+    return value, of_loc, of_log_scale
 
 
 class _LatentKL(torch.autograd.Function):
-    """The KL, and with it at once the slopes of kappa; the rest of the gradient follows from the parameters."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(periods: _Periods, *tensors: Tensor) -> tuple[Tensor, ...]:
-        kl, slopes = _value_and_slopes(periods, tensors)
-        # Views of one tensor: an output of its own each.
-        return kl, *(slope.clone() for slope in slopes)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        ctx.periods, *tensors = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*tensors, *output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        count = 2 * len(ctx.periods)
-        tensors, slopes = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        if torch.is_grad_enabled():  # to be differentiated again: as functions of the parameters
-            slopes = _value_and_slopes(ctx.periods, tensors)[1]
-        return None, *_gradients(tensors, slopes, grad)
-
-
-def _gradients(tensors: Sequence[Tensor], slopes: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
-    """In loc and log_scale of every posterior."""
-    found = []
-    for loc, log_scale, slope in zip(tensors[::2], tensors[1::2], slopes, strict=True):
-        d = len(slope)
-        of_amplitudes = (2 * log_scale[d:]).exp() - 1
-        found.append(torch.cat([torch.zeros_like(loc[:d]), loc[d:] * grad]))
-        found.append(torch.cat([slope, of_amplitudes]) * grad)
-    return found
-
-
-class _CompiledKL(torch.autograd.Function):
-    """The KL of one posterior, and with it at once its gradients."""
-
     @staticmethod
     def forward(
-        periods: tuple[float, ...], loc: Tensor, log_scale: Tensor
+        periods: tuple[float, ...], loc: Tensor, log_scale: Tensor, compiled: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kl, of_loc, of_log_scale = fused.latent_kl(periods, loc, log_scale)
-        return kl, of_loc, of_log_scale
+        return (fused.latent_kl if compiled else _with_gradients)(periods, loc, log_scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        ctx.periods, *tensors = inputs
+        ctx.periods, *tensors, _ = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*tensors, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        *tensors, of_loc, of_log_scale = ctx.saved_tensors
-        if torch.is_grad_enabled():  # as above
-            return None, *_gradients(tensors, _value_and_slopes((ctx.periods,), tensors)[1], grad)
-        return None, of_loc * grad, of_log_scale * grad
+        loc, log_scale, of_loc, of_log_scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: as functions of the parameters
+            with torch.enable_grad():
+                value = _plainly(ctx.periods, loc, log_scale)
+                of_loc, of_log_scale = torch.autograd.grad(value, (loc, log_scale), create_graph=True)
+        return None, of_loc * grad, of_log_scale * grad, None
