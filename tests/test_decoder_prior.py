@@ -308,10 +308,9 @@ def test_compiled_formulas_under_transformations():
     posterior = tp.BayesConv2d(3, 4, 3, bias=False).weight_posterior.double()
     tp.compile_posteriors(posterior)
     noise = torch.randn(2, *posterior.loc.shape, dtype=torch.float64)
-    scales = torch.tensor(posterior.scales, dtype=torch.float64)
 
     def objective(loc, log_scale):
-        weights = Decode.apply(loc, log_scale, noise, posterior.decoder, scales, True)[0]
+        weights = Decode.apply(loc, log_scale, noise, posterior.decoder, posterior.scales, True)[0]
         return weights.sin().sum() + latent_kl(loc, log_scale, posterior.waves.periods, True)
 
     inputs = (posterior.loc, posterior.log_scale)

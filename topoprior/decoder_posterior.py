@@ -99,8 +99,9 @@ class DecoderPosterior(WeightPosterior):
         noise = draw_noise(sample_shape, self.loc.shape, self.loc, antithetic)
         # The compiler fuses the plain formula better than it can the blocks.
         if self.factors.rho is None and not torch.compiler.is_compiling():
-            scales = self.loc.new_tensor(self.scales) if self.compiled else self.scales
-            weight, _ = Decode.apply(self.loc, self.log_scale, noise, self.decoder, scales, self.compiled)
+            weight, _ = Decode.apply(
+                self.loc, self.log_scale, noise, self.decoder, self.scales, self.compiled
+            )
         else:
             *z, alpha, beta = (self.loc + self.log_scale.exp() * noise).unbind(-3)
             weight = self._decode([row * alpha for row in self.waves.rows(z)], beta)

@@ -18,6 +18,7 @@ _BLOCK = 32768
 _FEW = 64
 _NEGLIGIBLE = 2e-6  # of the largest entry: below what float32 keeps of a sum
 
+# Numbers, or a tensor where the formula is compiled.
 _Scales: TypeAlias = "tuple[float, float] | Tensor"
 
 
@@ -89,7 +90,12 @@ class Decode(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        loc: Tensor, log_scale: Tensor, noise: Tensor, decoder: Decoder, scales: _Scales, compiled: bool
+        loc: Tensor,
+        log_scale: Tensor,
+        noise: Tensor,
+        decoder: Decoder,
+        scales: tuple[float, float],
+        compiled: bool,
     ) -> tuple[Tensor, Tensor]:
         noises = noise.reshape(-1, *loc.shape)
         make = fused.draw if compiled and fused.usable(loc, log_scale, noise) else _draw
@@ -130,7 +136,7 @@ class Decode(torch.autograd.Function):
 
 
 def _draw(
-    decoder: Decoder, loc: Tensor, log_scale: Tensor, noises: Tensor, scales: _Scales
+    decoder: Decoder, loc: Tensor, log_scale: Tensor, noises: Tensor, scales: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """Weights (S, out, in, k) and e^log_scale noise, for noise (S, dim + 2, out, in), block by block."""
     steps = torch.empty_like(noises)
@@ -147,7 +153,7 @@ def _draw(
 
 
 def _gradient(
-    decoder: Decoder, grad: Tensor, loc: Tensor, steps: Tensor, scales: _Scales
+    decoder: Decoder, grad: Tensor, loc: Tensor, steps: Tensor, scales: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of loc and log_scale, for ``grad`` (S, out, in, k) of the weights."""
     of_loc, of_scale = [], []

@@ -35,7 +35,7 @@ def _compiled(key: Hashable, formula: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def draw(
-    decoder: Decoder, loc: Tensor, log_scale: Tensor, noise: Tensor, scales: Tensor
+    decoder: Decoder, loc: Tensor, log_scale: Tensor, noise: Tensor, scales: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """Weights (S, out, in, k) and e^log_scale noise, for noise (S, dim + 2, out, in)."""
 
@@ -43,11 +43,11 @@ def draw(
         steps = noise * log_scale.exp()
         return torch.stack(tuple(decoder.pixels((loc + steps).movedim(1, 0), scales)), -1), steps
 
-    return _compiled(("draw", decoder.key), formula)(loc, log_scale, noise, scales)
+    return _compiled(("draw", decoder.key), formula)(loc, log_scale, noise, loc.new_tensor(scales))
 
 
 def gradient(
-    decoder: Decoder, grad: Tensor, loc: Tensor, steps: Tensor, scales: Tensor
+    decoder: Decoder, grad: Tensor, loc: Tensor, steps: Tensor, scales: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of loc and log_scale, for ``grad`` (S, out, in, k) of the weights."""
 
@@ -55,7 +55,7 @@ def gradient(
         of_steps = decoder.gradient((loc + steps).movedim(1, 0), grad.movedim(-1, 0), scales).movedim(0, 1)
         return of_steps.sum(0), (of_steps * steps).sum(0)
 
-    return _compiled(("gradient", decoder.key), formula)(grad, loc, steps, scales)
+    return _compiled(("gradient", decoder.key), formula)(grad, loc, steps, loc.new_tensor(scales))
 
 
 def latent_kl(periods: tuple[float, ...], loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -57,11 +57,9 @@ def _with_gradients(
         sum(math.log(period) for period in periods) - d * _ENTROPY - 0.5 * (len(loc) - d)
     )
     for row, slope, period in zip(log_scale[:d], of_log_scale, periods, strict=False):
-        wide: Tensor | slice = slice(None)
-        if row.device.type == "cpu":  # a GPU would have to wait for the answer: there, all of them
-            wide = row > math.log(period * NARROW[row.dtype])
-            if not wide.any():
-                continue
+        wide = row > math.log(period * NARROW[row.dtype])
+        if not wide.any():
+            continue
         log_s = row[wide] - math.log(period)
         s = log_s.exp()
         kappas, slopes = kappa_and_slope(s)
