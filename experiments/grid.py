@@ -15,6 +15,8 @@ from experiments.training import Budget
 # Raise it when the same configuration would give another result: old files are then no longer found.
 FORMAT = 1
 TUNED = "tuned"
+# Posteriors of few images want more noise than those of many: from this size on, settings of their own.
+LARGE = 500
 # Those that the main questions are about get more seeds.
 LEADING = ("klein", "gaussian", "deterministic")
 
@@ -82,7 +84,7 @@ def make_jobs(
     jobs = []
     for index, (dataset, size) in product(range(max(axes.seeds, axes.other_seeds)), axes.cells):
         for method, start, temperature in _combinations(axes, index):
-            settings = tuned_settings(method, start, temperature)
+            settings = tuned_settings(method, start, temperature, size)
             jobs.append(
                 Job(
                     dataset=dataset,
@@ -114,11 +116,13 @@ def _combinations(axes: Axes, index: int) -> Iterator[tuple[str, str, str]]:
         yield method, start, temperature
 
 
-def tuned_settings(method: str, start: str, temperature: str) -> Settings:
-    """What validation chose for the method at temperature 1 ("bayes"), or with the temperature free ("tempered").
+def tuned_settings(method: str, start: str, temperature: str, train_size: int) -> Settings:
+    """What validation chose for the method at temperature 1 ("bayes"), or with the temperature free ("tempered"),
+    for few images or from LARGE on for more.
 
     A number other than 1 takes the free settings with this temperature instead.
     """
     profile = "bayes" if temperature != TUNED and float(temperature) == 1 else "tempered"
+    profile += "-large" if train_size >= LARGE else ""
     settings = get_method(method, profile=read_settings(profile), start=start).settings
     return settings if temperature == TUNED else replace(settings, temperature=float(temperature))

@@ -9,6 +9,7 @@ A profile is a network, a budget and what may be chosen:
     bayes      the sweep's network on a few MNIST and Fashion-MNIST images: the same, the last layer's weight decay
                and the prior's scale, at T = 1
     tempered   bayes's choice, then the temperature and the learning rate again
+    bayes-large, tempered-large    the same for 500 images, which want less noise: the sweep's settings from 500 on
 
 Every method gets the same number of candidates. Each is trained on images drawn from the training pool and
 scored by its negative log likelihood on other images of the pool; test images are not looked at. Finished runs
@@ -63,8 +64,11 @@ PROFILES = {
     "compare": Profile(
         (("embedded", None),), Budget(steps=500), ("klein", "gaussian", "blitz", "deterministic")
     ),
-    "bayes": Profile((("mnist", 100), ("embedded", 100)), SMALL_BUDGET, _SMALL, 1000),
-    "tempered": Profile((("mnist", 100), ("embedded", 100)), SMALL_BUDGET, _SMALL, 1000),
+    **{
+        f"{kind}{band}": Profile((("mnist", size), ("embedded", size)), SMALL_BUDGET, _SMALL, 1000)
+        for kind in ("bayes", "tempered")
+        for band, size in (("", 100), ("-large", 500))
+    },
 }
 
 
@@ -75,7 +79,7 @@ def stages(profile: str, name: str) -> list[Stage]:
     """Each takes the best settings so far and returns candidates; the numbers are the same for all methods."""
     if profile == "compare":
         return [_rates_and_starts(name, (3e-3, 1e-2, 2e-2), 0.1, (5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))]
-    if profile == "bayes":
+    if profile.startswith("bayes"):
         first = _rates_and_starts(
             name, (2e-3, 5e-3, 1e-2), 1.0, (1e-3, 2e-3, 5e-3), (0.3, 3.0), (0.03, 0.1)
         )
@@ -120,7 +124,7 @@ def _scales(name: str) -> Stage:
         if name == "deterministic":
             return _rates(best)
         key, unit = ("prior_scale", 1.0) if name.startswith("blitz") else ("gain", _HE_GAIN)
-        return [replace(best, options={**best.options, key: unit * f}) for f in (0.5, 1.0, 2.0)]
+        return [replace(best, options={**best.options, key: unit * f}) for f in (1.0, 2.0, 4.0)]
 
     return candidates
 
@@ -158,9 +162,9 @@ def tune(profile: str, name: str, data_dir: Path, folder: Path, seeds: int) -> l
 
 
 def _start(profile: str, name: str) -> Settings:
-    if profile != "tempered":
+    if not profile.startswith("tempered"):
         return Settings(1e-3, 0.3)  # the first stage does not read it
-    return get_method(name, profile=read_settings("bayes")).settings
+    return get_method(name, profile=read_settings(profile.replace("tempered", "bayes"))).settings
 
 
 def mean_score(

@@ -79,8 +79,8 @@ def test_config_survives_json() -> None:
 
 def test_a_number_for_the_temperature_overrides_what_was_tuned() -> None:
     for method in ("klein", "gaussian"):
-        assert grid.tuned_settings(method, "own", "1").temperature == 1
-        assert grid.tuned_settings(method, "own", "0.25").temperature == 0.25
+        assert grid.tuned_settings(method, "own", "1", 100).temperature == 1
+        assert grid.tuned_settings(method, "own", "0.25", 1000).temperature == 0.25
 
 
 # --- methods -----------------------------------------------------------------------------------
@@ -407,6 +407,13 @@ def test_equal_effort(profile: str) -> None:
         best = Settings(1e-2, 0.1, {"init_scale": 0.03})
         counts.add(tuple(len(stage(best)) for stage in tune.stages(profile, name)))
     assert len(counts) == 1
+
+
+def test_few_images_and_many_have_settings_of_their_own() -> None:
+    few, many = methods.read_settings("bayes"), methods.read_settings("bayes-large")
+    for name in few:
+        for size, expected in ((50, few), (200, few), (500, many), (1000, many)):
+            assert grid.tuned_settings(name, "own", "1", size) == expected[name]
 
 
 def test_tuning_records_choice_and_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
