@@ -39,6 +39,8 @@ class Job:
     foreign_size: int
     shifts: tuple[str, ...]
     precision: str = "32-true"
+    curve: int = 0
+    """Points of the learning curve; 0: none."""
 
     def config(self) -> dict[str, Any]:
         config = json.loads(json.dumps(asdict(self)))  # tuples become lists, as they will in the file
@@ -46,15 +48,26 @@ class Job:
 
     @property
     def name(self) -> str:
-        """A readable prefix and a digest of the whole configuration."""
-        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode()).hexdigest()[:12]
-        parts = (self.dataset, f"n{self.train_size}", self.method, self.start, f"T{self.temperature}")
-        prefix = "_".join((*parts, f"seed{self.seed}"))
-        safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in prefix)
-        return f"{safe}_{digest}"
+        return job_name(self.config())
 
     def make_method(self) -> Method:
         return get_method(self.method, self.settings, start=self.start)
+
+
+def job_name(config: dict[str, Any]) -> str:
+    """A readable prefix and a digest of the whole configuration."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    marks = {
+        "dataset": "",
+        "train_size": "n",
+        "method": "",
+        "start": "",
+        "temperature": "T",
+        "seed": "seed",
+    }
+    prefix = "_".join(f"{mark}{config[key]}" for key, mark in marks.items())
+    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in prefix)
+    return f"{safe}_{digest}"
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ def make_jobs(
     foreign_size: int,
     shifts: dict[str, tuple[str, ...]],
     precision: str = "32-true",
+    curve: int = 0,
 ) -> list[Job]:
     """All runs, seed after seed: a sweep that is stopped early leaves whole comparisons with fewer seeds."""
     jobs = []
@@ -100,6 +114,7 @@ def make_jobs(
                     foreign_size=foreign_size,
                     shifts=shifts.get(dataset, ()),
                     precision=precision,
+                    curve=curve,
                 )
             )
     return jobs

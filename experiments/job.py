@@ -44,19 +44,18 @@ def run_job(job: Job, sources: Sources, hardware: Hardware) -> dict[str, Any]:
     """Train, predict, measure.
 
     Returns:
-        "results" by the names of the measures; "reliability"; "kernels" of the first layer; a digest of the data.
+        "results" by the names of the measures; "reliability"; "kernels" of the first layer; a digest of the data;
+        "curve" where one was asked for.
     """
     data = sources.load(job.dataset, job.train_size, job.test_size, job.seed)
     method = job.make_method()
     device = hardware.device
+    some = datasets.stratified_indices(data.test_labels, min(job.foreign_size, len(data.test_labels)), 0)
+    images, watched = training.standardize(data.train_images, data.test_images[some])
+    watch = training.Watch(watched, data.test_labels[some], job.curve) if job.curve else None
+    classes = len(data.classes)
     trained = training.train(
-        method,
-        training.standardize(data.train_images, data.train_images)[0],
-        data.train_labels,
-        len(data.classes),
-        job.budget,
-        job.seed,
-        hardware,
+        method, images, data.train_labels, classes, job.budget, job.seed, hardware, watch
     )
 
     def predict(images: Tensor) -> Tensor:
@@ -75,7 +74,6 @@ def run_job(job: Job, sources: Sources, hardware: Hardware) -> dict[str, Any]:
         unknown = sources.load(job.foreign, 1, job.foreign_size, 0).test_images
         unknown = uncertainty_measures.as_foreign(unknown, data.test_images)
         results |= uncertainty_measures.foreign(predicted, predict(unknown))
-    some = datasets.stratified_indices(data.test_labels, min(job.foreign_size, len(predicted)), 0)
     for shift in job.shifts:
         shifted = predict(uncertainty_measures.shift(data.test_images[some], shift))
         measured = metrics.evaluate(shifted, data.test_labels[some])
@@ -85,6 +83,7 @@ def run_job(job: Job, sources: Sources, hardware: Hardware) -> dict[str, Any]:
         "reliability": _rounded(metrics.reliability(predicted, data.test_labels)._asdict()),
         "kernels": _rounded(describe_kernels(method, trained.network, data.train_images.shape[1])),
         "data": digest_images(data),
+        **({"curve": _rounded(list(trained.curve))} if job.curve else {}),
     }
 
 

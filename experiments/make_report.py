@@ -80,6 +80,7 @@ def make(runs: Sequence[Run], failed: int = 0) -> Document:
         _dataset(page, runs, table, dataset)
     for temperature in table.temperatures:
         _paired(page, table, temperature)
+    _learning(page, table)
     _calibration(page, runs, table)
     _kernels(page, runs)
     _settings(page, runs)
@@ -204,6 +205,36 @@ def _difference(comparison: Comparison) -> str:
     return f"**{text}**" if comparison.verdict == "better" else text
 
 
+def _learning(page: Document, table: Table) -> None:
+    """Does a start on the Klein bottle train faster?"""
+    shown = [*_IN_PLOTS, Variant("deterministic", "klein")]
+    curves = summary.learning_curves(table, [v for v in shown if v in table.variants])
+    if not curves:
+        return
+    words = {ACCURACY: _MAIN[ACCURACY], NLL: _MAIN[NLL]}
+    page.heading("Learning curves")
+    page.picture(
+        "learning.png",
+        report_plots.learning(curves, words),
+        "Test images, while training goes on under its schedule; four posterior samples.",
+    )
+    for place, of_methods in curves.items():
+        for measure, word in words.items():
+            page.heading(f"{place}: {word} after some steps", 3)
+            rows = [(name, curve.of(measure)) for name, curve in of_methods.items()]
+            steps = list(rows[0][1])
+            chosen = steps[len(steps) // 3 :]
+            page.table(
+                [
+                    ["method", *map(str, chosen)],
+                    *(
+                        [name, *(str(found[s]) if s in found else "" for s in chosen)]
+                        for name, found in rows
+                    ),
+                ]
+            )
+
+
 def _calibration(page: Document, runs: Sequence[Run], table: Table) -> None:
     """Reliability at the smallest training size of the first data set."""
     dataset = table.datasets[0]
@@ -242,13 +273,13 @@ def _kernels(page: Document, runs: Sequence[Run]) -> None:
 def _settings(page: Document, runs: Sequence[Run]) -> None:
     page.heading("Settings")
     page.text("Chosen on validation data with equal effort for each method: `experiments/tune.py`.")
-    rows = [["method", "temperature", "settings"]]
+    places: dict[tuple[str, ...], set[int]] = {}
     for run in runs:
         config = run["config"]
-        row = [config["method"], config["temperature"], f"`{json.dumps(config['settings'])}`"]
-        if row not in rows:
-            rows.append(row)
-    page.table(rows)
+        row = (config["method"], config["temperature"], f"`{json.dumps(config['settings'])}`")
+        places.setdefault(row, set()).add(config["train_size"])
+    rows = [[*row[:2], ", ".join(map(str, sorted(sizes))), row[2]] for row, sizes in places.items()]
+    page.table([["method", "temperature", "n", "settings"], *rows])
 
 
 def _safe(text: str) -> str:

@@ -36,12 +36,15 @@ class Settings:
         options: of the prior (`tp.DecoderPrior`, `tp.Gaussian`, ...), or of BLiTZ's layer.
         temperature: factor of the KL that validation chose, where it may choose; a command line that
             names a temperature overrides it.
+        relative_rate: the learning rate of the latents, where kernels are decoded, of the convolutions' weights
+            or their means elsewhere, as a multiple of ``learning_rate``.
     """
 
     learning_rate: float
     weight_decay: float
     options: dict[str, float] = field(default_factory=dict)
     temperature: float = 1.0
+    relative_rate: float = 1.0
 
 
 Convolution = Callable[[int, int], nn.Module]

@@ -9,7 +9,7 @@ import torch
 
 import topoprior as tp
 from experiments.report import _mosaic, _png
-from experiments.summary import Cell, Comparison, Run, Table, Variant
+from experiments.summary import Cell, Comparison, LearningCurve, Run, Table, Variant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,6 +52,26 @@ def _curve(
     axis.plot(sizes, means, marker="o", markersize=3, color=colour, label=str(variant))
     low, high = ([m + sign * w for m, w in zip(means, widths, strict=True)] for sign in (-1, 1))
     axis.fill_between(sizes, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def learning(curves: dict[str, dict[str, LearningCurve]], words: dict[str, str]) -> bytes:
+    """A row for each place, a column for each measure: mean over seeds against steps, with 95% bands."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(words), 3.2 * len(curves)), layout="constrained")
+    rows = figure.subplots(len(curves), len(words), squeeze=False)
+    for row, (place, of_methods) in zip(rows, curves.items(), strict=True):
+        for axis, (measure, word) in zip(row, words.items(), strict=True):
+            for colour, (name, curve) in zip(_COLOURS * 3, of_methods.items(), strict=False):
+                steps, values = zip(*curve.of(measure).items(), strict=True)
+                means = [value.mean for value in values]
+                low = [value.mean - (value.half_width or 0) for value in values]
+                high = [value.mean + (value.half_width or 0) for value in values]
+                axis.plot(steps, means, marker="o", markersize=3, color=colour, label=name)
+                axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
+            axis.set(xscale="log", xlabel="steps", ylabel=word, title=place)
+    rows[0][-1].legend(fontsize=7)
+    return _png(figure)
 
 
 def differences(comparisons: Sequence[Comparison], words: dict[str, str]) -> bytes:

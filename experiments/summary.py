@@ -11,8 +11,9 @@ from experiments.metrics import Interval, interval
 from experiments.paired import Paired, holm, paired_t_test
 
 Run = Mapping[str, Any]
-# Of a whole run, what the report needs; the rest of the configuration is the same for all, or in the raw files.
-KEPT = ("dataset", "train_size", "method", "start", "temperature", "seed")
+SUMMARY = "summary.json"
+# Of a run's configuration, what tells it from the others.
+_NEEDED = ("dataset", "train_size", "method", "start", "temperature", "seed")
 # Where more is better; less is in all other measures.
 _MORE = ("Acc", "AUROC")
 
@@ -31,6 +32,17 @@ class Variant(NamedTuple):
 
     def __str__(self) -> str:
         return self.method if self.start == "own" else f"{self.method}, {self.start} start"
+
+
+class LearningCurve:
+    """What the runs of one method have measured on the way, by step."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self.points = [point for run in runs for point in run["curve"]]
+
+    def of(self, measure: str) -> dict[int, Interval]:
+        steps = sorted({int(point["step"]) for point in self.points})
+        return {step: interval([p[measure] for p in self.points if p["step"] == step]) for step in steps}
 
 
 class Comparison(NamedTuple):
@@ -61,41 +73,74 @@ def more_is_better(measure: str) -> bool:
 
 
 def read_runs(path: Path) -> list[Run]:
-    """The runs in a sweep's folder, or in the summary file that a report wrote.
+    """The runs in a sweep's folder, those of an earlier report's summary.json in it included, or of such a file alone.
 
     Raises:
         ValueError: nothing there, or files that no sweep has written.
     """
     folder = path / "runs" if (path / "runs").is_dir() else path
     try:
+        runs = {json.dumps(run["config"], sort_keys=True): run for run in _summarized(path)}
         if folder.is_dir():
-            runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-        else:
-            runs = json.loads(folder.read_text(encoding="utf-8"))["runs"]
-        for run in runs:
-            _ = [run["config"][key] for key in KEPT], run["results"]["cls/Acc"]
+            for file in sorted(folder.glob("*.json")):
+                if file.name != SUMMARY:
+                    run = json.loads(file.read_text(encoding="utf-8"))
+                    runs[json.dumps(run["config"], sort_keys=True)] = run
+        for run in runs.values():
+            _ = [run["config"][key] for key in _NEEDED], run["results"]["cls/Acc"]
     except OSError as error:
-        raise ValueError(
-            f"{path}: {error.strerror or error}; give a sweep's folder or summary.json"
-        ) from None
+        raise ValueError(f"{path}: {error.strerror or error}; give a sweep's folder or {SUMMARY}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a sweep's results ({error!r})") from None
     if not runs:
         raise ValueError(f"{path}: no finished runs")
-    return runs
+    return list(runs.values())
+
+
+def _summarized(path: Path) -> list[Run]:
+    """What `summary_of` has made of runs; none where there is no such file."""
+    if path.is_dir():
+        path = path / SUMMARY
+        if not path.is_file():
+            return []
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    measures = summary["measures"]
+    return [
+        {
+            **run,
+            "config": {**summary["common"], **run["config"]},
+            "results": {m: v for m, v in zip(measures, run["results"], strict=True) if v is not None},
+        }
+        for run in summary["runs"]
+    ]
 
 
 def summary_of(runs: Sequence[Run]) -> dict[str, Any]:
-    """Small enough to be kept in a repository: every result; one run's kernels for each method of the first cell."""
-    kept, pictured = [], set()
+    """Small enough to be kept in a repository: every result, without its name, and of the configuration what is not
+    the same for all; reliability and kernels where the report shows them."""
+    first = runs[0]["config"]
+    common = {
+        key: value
+        for key, value in first.items()
+        if all(key in run["config"] and run["config"][key] == value for run in runs)
+    }
+    measures = list(dict.fromkeys(name for run in runs for name in run["results"]))
+    table, kept, pictured = Table(runs), [], set()
     for run in runs:
-        entry = {"config": run["config"], "results": run["results"], "reliability": run["reliability"]}
+        entry: dict[str, Any] = {
+            "config": {key: value for key, value in run["config"].items() if key not in common},
+            "results": [run["results"].get(name) for name in measures],
+        }
+        if run["config"]["train_size"] == table.sizes(run["config"]["dataset"])[0]:
+            entry["reliability"] = run["reliability"]
+        if "curve" in run:
+            entry["curve"] = run["curve"]
         if (variant := variant_of(run)) not in pictured and "kernels" in run:
             entry["kernels"] = run["kernels"]
             pictured.add(variant)
         kept.append(entry)
     versions: dict[str, str] = next((run["versions"] for run in runs if "versions" in run), {})
-    return {"versions": versions, "runs": kept}
+    return {"versions": versions, "common": common, "measures": measures, "runs": kept}
 
 
 def cell_of(run: Run) -> Cell:
@@ -165,6 +210,21 @@ class Table:
             return Variant(method)
         choose: Callable[..., Variant] = max if more_is_better(measure) else min
         return choose(known, key=known.__getitem__)
+
+
+def learning_curves(table: Table, variants: Sequence[Variant]) -> dict[str, dict[str, LearningCurve]]:
+    """By place, then by method; only where runs have been watched while they trained."""
+    found: dict[str, dict[str, LearningCurve]] = {}
+    for dataset in table.datasets:
+        for size in table.sizes(dataset):
+            for temperature in table.temperatures:
+                cell = Cell(dataset, size, temperature)
+                for variant in variants:
+                    watched = [run for run in table.runs(cell, variant).values() if "curve" in run]
+                    if watched:
+                        place = f"{dataset}, n = {size}, temperature {temperature}"
+                        found.setdefault(place, {})[str(variant)] = LearningCurve(watched)
+    return found
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -5,7 +5,8 @@
     python experiments/make_report.py results/sweep
 
 Every run is one file in OUTPUT/runs, written at once when the run ends and named after its configuration: a
-sweep that was stopped goes on where it was, and nothing is computed twice. A run that fails leaves its reason
+sweep that was stopped goes on where it was, and nothing is computed twice, neither what is in the summary.json of
+an earlier report in OUTPUT. A run that fails leaves its reason
 in OUTPUT/failures and is tried again next time. See --help.
 """
 
@@ -27,8 +28,9 @@ import joblib
 import torch
 from tqdm import tqdm
 
+from experiments import summary
 from experiments.arguments import Parser, names, positive, seed_number, whole
-from experiments.grid import TUNED, Axes, Job, make_jobs
+from experiments.grid import TUNED, Axes, Job, job_name, make_jobs
 from experiments.hardware import PRECISIONS, Hardware
 from experiments.job import Sources, run_job
 from experiments.methods import METHODS, STARTS
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         (arguments.output / "failures").mkdir(exist_ok=True)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    missing = [job for job in jobs if not is_done(arguments.output, job)]
+    summarized = known_from_summary(arguments.output)
+    missing = [job for job in jobs if job.name not in summarized and not is_done(arguments.output, job)]
     print(f"{len(jobs)} runs, {len(jobs) - len(missing)} of them done", file=sys.stderr)
     if arguments.dry_run:
         print("\n".join(job.name for job in missing))
@@ -108,6 +111,7 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
         foreign_size=arguments.foreign_size,
         shifts={label: COLOUR_SHIFTS if colour[label] else GREY_SHIFTS for label in labels},
         precision=arguments.precision,
+        curve=arguments.curve,
     )
 
 
@@ -121,6 +125,13 @@ def is_done(output: Path, job: Job) -> bool:
         return json.loads(run_file(output, job).read_text(encoding="utf-8"))["config"] == job.config()
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def known_from_summary(output: Path) -> set[str]:
+    """Names of the runs in the summary of an earlier report: a repository may keep it in place of all the files."""
+    if not (output / summary.SUMMARY).is_file():
+        return set()
+    return {job_name(run["config"]) for run in summary.read_runs(output / summary.SUMMARY)}
 
 
 # --- doing it ----------------------------------------------------------------------------------
@@ -259,6 +270,9 @@ def make_parser() -> Parser:
     run.add_argument("--test-size", type=whole, default=2000, help="test images (default: %(default)s)")
     run.add_argument("--foreign", metavar="NAME", help="out-of-distribution data for all, or none")
     run.add_argument("--foreign-size", type=whole, default=500, help="default: %(default)s")
+
+    run.add_argument("--curve", type=whole, default=0, metavar="POINTS",
+                     help="test measures at this many steps on the way (default: none)")  # fmt: skip
 
     machine = parser.add_argument_group("machine")
     machine.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import topoprior as tp
-from experiments import networks
+from experiments import metrics, networks
 from experiments.hardware import Driver, Hardware, launch
-from experiments.methods import Method, Settings
+from experiments.methods import Method
+from experiments.optimizer import make_optimizer, scaled_latents
 
 _NEXT_MEMBER = 100_003  # between the seeds of an ensemble's members
 
@@ -39,6 +40,25 @@ class Budget:
 
 
 @dataclass(frozen=True, eq=False)
+class Watch:
+    """Images that are predicted while training goes on, for a learning curve; it changes nothing of the training.
+
+    points: how many times, at steps that grow by a factor, the last one at the end. samples: of the posterior.
+    """
+
+    images: Tensor
+    labels: Tensor
+    points: int
+    samples: int = 4
+
+    def steps(self, total: int) -> set[int]:
+        """The numbers of steps after which to look."""
+        if self.points == 1:
+            return {total}
+        return {round(total ** (i / (self.points - 1))) for i in range(self.points)}
+
+
+@dataclass(frozen=True, eq=False)
 class Trained:
     network: nn.Sequential | Ensemble
     seconds: float
@@ -46,6 +66,8 @@ class Trained:
     """KL(posterior || prior) at the end, in nats; 0 for a deterministic network."""
     parameters: int
     """Trained numbers. Those without a gradient do not count: BLiTZ registers each of its own twice."""
+    curve: Sequence[dict[str, float]] = ()
+    """Of the images watched: {"step", "cls/Acc", "cls/NLL", ...}; an ensemble's is that of its first member."""
 
 
 def elbo_loss(logits: Tensor, labels: Tensor, kl: Tensor, num_train: int, temperature: float) -> Tensor:
@@ -72,6 +94,7 @@ def train(
     budget: Budget,
     seed: int,
     hardware: Hardware | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Train a fresh network, or the members of an ensemble, on standardized images.
 
@@ -81,7 +104,7 @@ def train(
     members = []
     for member in range(method.members):
         its_seed = seed + _NEXT_MEMBER * member
-        members.append(launch(hardware, _train, method, images, labels, classes, budget, its_seed))
+        members.append(launch(hardware, _train, method, images, labels, classes, budget, its_seed, watch))
         members[-1].network.to(hardware.device)
     if len(members) == 1:
         return members[0]
@@ -90,6 +113,7 @@ def train(
         sum(m.seconds for m in members),
         sum(m.kl for m in members),
         sum(m.parameters for m in members),
+        members[0].curve,
     )
 
 
@@ -101,20 +125,40 @@ def _train(
     classes: int,
     budget: Budget,
     seed: int,
+    watch: Watch | None,
 ) -> Trained:
     """One network, in each of the processes that share the work."""
     torch.manual_seed(seed)  # before the network: its start is the same in all processes
     network = networks.build(method, images.shape[1], classes, budget.network).to(driver.device).train()
     images, labels = images.to(driver.device), labels.to(driver.device)
-    rate = method.settings.learning_rate
-    optimizer = torch.optim.AdamW(_parameter_groups(network, method.settings), lr=rate)
+    with scaled_latents(network, method.settings.relative_rate):
+        return _fit(driver, method, network, images, labels, budget, seed, watch)
+
+
+def _fit(
+    driver: Driver,
+    method: Method,
+    network: nn.Sequential,
+    images: Tensor,
+    labels: Tensor,
+    budget: Budget,
+    seed: int,
+    watch: Watch | None,
+) -> Trained:
+    optimizer = make_optimizer(network, method.settings)
     # Momentum stays as it is: cycling Adam's betas gained nothing.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, budget.steps, pct_start=0.2, cycle_momentum=False
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        budget.steps,
+        pct_start=0.2,
+        cycle_momentum=False,
     )
     compute, stepper = driver.setup(network, optimizer)
     torch.manual_seed(seed + driver.rank)  # processes draw weights of their own
-    start = time.perf_counter()
+    looks = watch.steps(budget.steps) if watch and driver.rank == 0 else set()
+    curve: list[dict[str, float]] = []
+    start, watched = time.perf_counter(), 0.0
     batches = _batches(len(images), budget, seed)
     hidden = None if driver.rank == 0 else True  # None: hidden unless in a terminal
     with tqdm(batches, method.name, position=1, leave=False, disable=hidden, unit="step") as progress:
@@ -129,14 +173,26 @@ def _train(
             schedule.step()
             if step % 20 == 0:
                 progress.set_postfix(loss=f"{loss.item():.3f}")
-    seconds = time.perf_counter() - start
+            if step + 1 in looks:
+                began = time.perf_counter()
+                curve.append({"step": step + 1, **_look(method, network, watch)})
+                watched += time.perf_counter() - began
+    seconds = time.perf_counter() - start - watched
     with torch.no_grad():
         network(images[:1])
         final = float(networks.kl(network))
     trained = sum(p.numel() for p in network.parameters() if p.grad is not None)
     if driver.world > 1:
         network.cpu()  # it travels to the process that asked for it
-    return Trained(network, seconds, final, trained)
+    return Trained(network, seconds, final, trained, curve)
+
+
+def _look(method: Method, network: nn.Module, watch: Watch) -> dict[str, float]:
+    device = next(network.parameters()).device
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):  # the draws of training stay what they are
+        predicted = predict(method, network, watch.images.to(device), watch.samples).cpu()
+    return metrics.evaluate(predicted, watch.labels)
 
 
 class Ensemble(nn.Module):
@@ -154,15 +210,6 @@ class Ensemble(nn.Module):
 def predict(method: Method, network: nn.Module, images: Tensor, samples: int) -> Tensor:
     """Posterior predictive probabilities (N, classes): softmax for each draw of the weights, then their mean."""
     return tp.predict(network, images, samples if method.bayesian else 1, max_batch=250).mean(0)
-
-
-def _parameter_groups(network: nn.Sequential, settings: Settings) -> list[dict[str, object]]:
-    """Weight decay for deterministic layers only: a posterior is drawn to its prior by the KL."""
-    plain = [p for m in network if isinstance(m, nn.Conv2d | nn.Linear) for p in m.parameters()]
-    ours = {id(p) for p in plain}
-    bayesian = [p for p in network.parameters() if id(p) not in ours]
-    groups: list[dict[str, object]] = [{"params": plain, "weight_decay": settings.weight_decay}]
-    return [*groups, {"params": bayesian, "weight_decay": 0.0}] if bayesian else groups
 
 
 def _batches(total: int, budget: Budget, seed: int) -> list[Tensor]:

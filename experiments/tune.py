@@ -5,7 +5,8 @@
 
 A profile is a network, a budget and what may be chosen:
 
-    compare    compare_priors.py's network on the embedded images: learning rate, start of the posterior
+    compare    compare_priors.py's network on the embedded images: learning rate, start of the posterior, how fast
+               latents (or weights) learn beside the last layer
     bayes      the sweep's network on a few MNIST and Fashion-MNIST images: the same, the last layer's weight decay
                and the prior's scale, at T = 1
     tempered   bayes's choice, then the temperature and the learning rate again
@@ -46,6 +47,7 @@ VALIDATION = 0.3
 SPLIT = 1_000_000  # a seed that no comparison uses
 SMALL_BUDGET = Budget(steps=150, samples=16, network="small")
 _HE_GAIN = math.sqrt(2)
+_DECODED = ("klein", "klein-residual", "euclidean-3x3")  # kernels with latents
 Stage = Callable[[Settings], list[Settings]]
 
 
@@ -65,7 +67,7 @@ PROFILES = {
         (("embedded", None),), Budget(steps=500), ("klein", "gaussian", "blitz", "deterministic")
     ),
     **{
-        f"{kind}{band}": Profile((("mnist", size), ("embedded", size)), SMALL_BUDGET, _SMALL, 1000)
+        f"{kind}{band}": Profile((("mnist", size), ("fashion-mnist", size)), SMALL_BUDGET, _SMALL, 1000)
         for kind in ("bayes", "tempered")
         for band, size in (("", 100), ("-large", 500))
     },
@@ -78,12 +80,13 @@ PROFILES = {
 def stages(profile: str, name: str) -> list[Stage]:
     """Each takes the best settings so far and returns candidates; the numbers are the same for all methods."""
     if profile == "compare":
-        return [_rates_and_starts(name, (3e-3, 1e-2, 2e-2), 0.1, (5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))]
+        first = _rates_and_starts(name, (3e-3, 1e-2, 2e-2), 0.1, (5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))
+        return [first, _relative_rates(name)]
     if profile.startswith("bayes"):
         first = _rates_and_starts(
             name, (2e-3, 5e-3, 1e-2), 1.0, (1e-3, 2e-3, 5e-3), (0.3, 3.0), (0.03, 0.1)
         )
-        return [first, _last_decays, _scales(name)]
+        return [first, _relative_rates(name), _last_decays, _scales(name)]
     return [_temperatures(name), _rates]
 
 
@@ -101,7 +104,7 @@ def _rates_and_starts(
         if name == "deterministic":
             return [Settings(r, d) for r, d in product(plain_rates, plain_decays)]
         starts: list[dict[str, float]] = [{"init_scale": s} for s in stds]
-        if name in ("klein", "klein-residual", "euclidean-3x3"):
+        if name in _DECODED:
             latent = {0.01: 0.002, 0.03: 0.005, 0.1: 0.01}
             starts = [{**s, "init_latent_scale": latent[s["init_scale"]]} for s in starts]
         elif name.startswith("blitz"):
@@ -110,6 +113,12 @@ def _rates_and_starts(
         return [Settings(rate, last_decay, options) for rate, options in product(rates, starts)]
 
     return candidates
+
+
+def _relative_rates(name: str) -> Stage:
+    """Three: how much faster, or slower, latents (or weights) learn than the last layer does."""
+    factors = (10.0, 25.0, 60.0) if name in _DECODED else (0.3, 2.0, 4.0)
+    return lambda best: [replace(best, relative_rate=factor) for factor in factors]
 
 
 def _last_decays(best: Settings) -> list[Settings]:

@@ -218,7 +218,7 @@ def test_parameters_counted_once() -> None:
 def test_a_folder_is_a_prior(tmp_path: Path) -> None:
     tp.DecoderPrior.from_pretrained("klein-3x3").save_pretrained(tmp_path / "mine")
     network = networks.build(methods.get_method(str(tmp_path / "mine")), 1, 10)
-    assert isinstance(network[0].prior, tp.DecoderPrior)
+    assert isinstance(network[1].prior, tp.DecoderPrior)
 
 
 # Kept runs

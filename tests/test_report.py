@@ -57,12 +57,14 @@ def _run(method: str, size: int, start: str, temperature: str, seed: int, gain: 
         "accuracy": [0.0] * 14 + [0.9],
     }
     versions = {"torch": "2"}
+    curve = [{"step": step, "cls/Acc": 0.5 + gain, "cls/NLL": 1.0 - gain} for step in (1, 3)]
     return {
         "config": config,
         "results": results,
         "reliability": reliability,
         "kernels": kernels,
         "versions": versions,
+        **({"curve": curve} if method == "klein" else {}),
     }
 
 
@@ -151,10 +153,17 @@ def test_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "report.md" in capsys.readouterr().out
     text, page = (folder / "report.md").read_text(), (folder / "report.html").read_text()
     assert "(1 failed)" in text
-    for name in ("curves-mnist", "differences-1", "differences-tuned", "reliability", "kernels"):
+    for name in (
+        "curves-mnist",
+        "differences-1",
+        "differences-tuned",
+        "reliability",
+        "kernels",
+        "learning",
+    ):
         assert f"]({name}.png)" in text
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
     assert "<b>mnist, T = 1, accuracy</b>" in page
     assert "deep weight prior, as published" in page
     assert "NaN" not in text + page
@@ -170,6 +179,27 @@ def test_the_summary_is_a_source_of_the_same_report(folder: Path, tmp_path: Path
     assert len((folder / "summary.json").read_bytes()) < sum(
         p.stat().st_size for p in (folder / "runs").iterdir()
     )
+
+
+def test_a_summary_in_the_folder_stands_for_runs_that_are_gone(folder: Path) -> None:
+    make_report.main([str(folder)])
+    first = (folder / "report.md").read_text()
+    runs = sorted((folder / "runs").iterdir())
+    for path in runs[::2]:
+        path.unlink()
+    assert len(summary.read_runs(folder)) == len(runs)
+    make_report.main([str(folder)])
+    assert sorted((folder / "report.md").read_text().splitlines()) == sorted(first.splitlines())
+
+
+def test_learning_curves_are_means_over_seeds() -> None:
+    runs = [run for run in made_up() if run["config"]["method"] == "klein"]
+    (found,) = summary.learning_curves(Table(runs), [Variant("klein")])[
+        "mnist, n = 50, temperature 1"
+    ].values()
+    there = [r for r in runs if r["config"]["train_size"] == 50 and r["config"]["temperature"] == "1"]
+    assert found.of("cls/Acc")[3].mean == pytest.approx(sum(r["curve"][1]["cls/Acc"] for r in there) / 5)
+    assert "Learning curves" not in make_report.make([r for r in made_up() if r not in runs]).markdown()
 
 
 def test_one_seed_and_one_method_make_a_page() -> None:

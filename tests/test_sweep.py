@@ -1,7 +1,10 @@
 """The sweep: its grid and its names, resumption, failures, backends, hardware; measures against oracles."""
 
+import copy
 import json
 import math
+import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,20 @@ from scipy import stats
 from torch import Tensor, nn
 
 import topoprior as tp
-from experiments import grid, hardware, job, methods, networks, paired, sweep, training, tune
+from experiments import (
+    grid,
+    hardware,
+    job,
+    make_report,
+    methods,
+    metrics,
+    networks,
+    optimizer,
+    paired,
+    sweep,
+    training,
+    tune,
+)
 from experiments import uncertainty_measures as measures
 from experiments.grid import Axes, Job
 from experiments.hardware import Hardware
@@ -106,14 +122,14 @@ def test_klein_start_is_a_klein_draw(name: str) -> None:
     if name.startswith("blitz"):
         pytest.importorskip("blitz")
     network = networks.build(get_method(name, start="klein"), 1, 10, "small")
-    layer: Any = network[0]
+    layer: Any = networks.first_layer(network)
     if isinstance(layer, tp.BayesConv2d):
         weight = layer.weight_posterior.mean()
     else:
         weight = layer.weight_mu if name.startswith("blitz") else layer.weight
     posterior = tp.DecoderPrior.from_pretrained("klein-3x3").posterior(weight.shape)
     assert posterior.project_(weight.detach()) < 0.02
-    own: Any = networks.build(get_method("deterministic"), 1, 10, "small")[0]
+    own: Any = networks.build(get_method("deterministic"), 1, 10, "small")[1]
     assert posterior.project_(own.weight.detach()) > 0.1
 
 
@@ -186,6 +202,84 @@ def test_sweep_resumes_and_never_computes_twice(tmp_path: Path, monkeypatch: pyt
 
 def _must_not_run(*args: object) -> None:
     raise AssertionError("computed again")
+
+
+def test_a_summary_counts_as_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a repository keeps of a sweep is enough to go on with it."""
+    command = [*COMMAND, "--priors", "klein,gaussian", "--output", str(tmp_path)]
+    assert sweep.main([*command, "--seeds", "1"]) == 0
+    make_report.main([str(tmp_path)])
+    shutil.rmtree(tmp_path / "runs")
+    computed = []
+    real = sweep.run_job
+    monkeypatch.setattr(sweep, "run_job", lambda *a: computed.append(a[0].seed) or real(*a))
+    assert sweep.main([*command, "--seeds", "2"]) == 0
+    assert computed == [1, 1]
+
+
+# --- how fast what learns ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["klein", "klein-residual", "euclidean-3x3"])
+def test_latents_learn_faster_by_the_factor(name: str) -> None:
+    """Adam's first step has the length of the learning rate in every coordinate: in latents, a multiple of it."""
+    torch.manual_seed(0)
+    network = networks.build(get_method(name), 1, 10, "small")
+    nn.init.normal_(network[-1].weight)  # at 0 no gradient would pass
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    posterior: Any = networks.first_layer(network).weight_posterior
+    with optimizer.scaled_latents(network, 20.0):
+        adam = optimizer.make_optimizer(network, Settings(1e-3, 0.0))
+        (network(torch.randn(4, 1, 28, 28)).square().sum() + networks.kl(network)).backward()
+        for group in adam.param_groups:
+            group["eps"] = 1e-30
+        adam.step()
+    assert network.state_dict().keys() == before.keys()  # nothing is left of the units
+    moved = (posterior.loc - before["1.weight_posterior.loc"]).detach().abs()
+    latents, rest = (moved[:2], moved[2:]) if name != "euclidean-3x3" else (moved[..., :2], moved[..., 2:])
+    torch.testing.assert_close(latents, torch.full_like(latents, 0.02), rtol=1e-2, atol=0)
+    torch.testing.assert_close(rest, torch.full_like(rest, 1e-3), rtol=1e-2, atol=0)
+    copy.deepcopy(network), pickle.dumps(network)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_parameter_has_one_rate(name: str) -> None:
+    if name.startswith("blitz"):
+        pytest.importorskip("blitz")
+    network = networks.build(get_method(name), 1, 10, "resnet8")
+    groups = optimizer.make_optimizer(network, Settings(1e-3, 0.5, relative_rate=4.0)).param_groups
+    seen = [id(p) for group in groups for p in group["params"]]
+    assert sorted(seen) == sorted(map(id, network.parameters()))
+    rate = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert rate[id(network[-1].weight)] == (1e-3, 0.5)
+    first = networks.first_layer(network)
+    if name in ("deterministic", "ensemble"):
+        assert rate[id(first.weight)] == (4e-3, 0.5)
+    elif name.startswith("blitz"):
+        assert rate[id(first.weight_mu)] == (4e-3, 0.0)
+        assert rate[id(first.weight_rho)] == (1e-3, 0.0)
+    else:
+        decoded = name in ("klein", "klein-residual", "euclidean-3x3")
+        assert rate[id(first.weight_posterior.loc)] == (1e-3 if decoded else 4e-3, 0.0)
+        assert rate[id(first.weight_posterior.log_scale)] == (1e-3, 0.0)
+
+
+def test_watching_changes_nothing() -> None:
+    """The draws of training are the same, and the curve ends with the network that comes back."""
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(30, 1, 12, 12, generator=generator), torch.arange(30) % 3
+    budget, method = Budget(8, 10, samples=2), get_method("klein")
+    watch = training.Watch(images, labels, points=4, samples=2)
+    plain = training.train(method, images, labels, 3, budget, 0)
+    watched = training.train(method, images, labels, 3, budget, 0, watch=watch)
+    for a, b in zip(plain.network.parameters(), watched.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert [point["step"] for point in watched.curve] == [1, 2, 4, 8]
+    plain_method = get_method("deterministic")
+    last = training.train(plain_method, images, labels, 3, budget, 0, watch=watch)
+    expected = metrics.evaluate(training.predict(plain_method, last.network, images, 1), labels)
+    assert {**last.curve[-1], "step": 8} == {"step": 8, **expected}
+    assert training.Watch(images, labels, 1).steps(8) == {8}
 
 
 def test_a_failure_is_recorded_and_tried_again(
