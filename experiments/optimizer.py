@@ -1,19 +1,17 @@
 """Which numbers learn how fast: the last layer, the convolutions' weights, the latents of decoded kernels.
 
-Adam's steps have about the length of the learning rate, whatever the scale of a gradient. Latents live on a space of
-size 1 and have to cross much of it; a weight's mean is done after a small part of that. One learning rate for
-both suits one of them, so every method has a second one, relative to the first: of the latents where kernels are
-decoded, of the convolutions' weights or their means elsewhere.
+One learning rate for latents and for weights suits one of them (see `tp.faster_latents`), so every method has a
+second one, relative to the first: of the latents where kernels are decoded, of the convolutions' weights or their means
+elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import nn
 
 from experiments.methods import Settings
 from topoprior.bayes_layer import BayesLayer
@@ -46,6 +44,7 @@ def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimi
 
 def _weights(network: nn.Module) -> Iterator[nn.Parameter]:
     """Weights of convolutions, or the means of their posteriors."""
+    module: Any
     for module in network.modules():
         if isinstance(module, BayesLayer):
             posterior = module.weight_posterior
@@ -55,40 +54,3 @@ def _weights(network: nn.Module) -> Iterator[nn.Parameter]:
             yield module.weight
         elif hasattr(module, "weight_mu"):  # BLiTZ
             yield module.weight_mu
-
-
-@contextmanager
-def scaled_latents(network: nn.Module, factor: float) -> Iterator[None]:
-    """Inside, latents are parameters in units of ``factor``: Adam moves them so many times as fast."""
-    posteriors = [
-        layer.weight_posterior
-        for layer in network.modules()
-        if isinstance(layer, BayesLayer)
-        and isinstance(layer.weight_posterior, DecoderPosterior | EuclideanDecoderPosterior)
-    ]
-    for posterior in posteriors:
-        units = torch.ones_like(posterior.loc)
-        if isinstance(posterior, DecoderPosterior):
-            units[: posterior.dim] = factor
-        else:
-            units[..., : posterior.prior.dim] = factor
-        parametrize.register_parametrization(posterior, "loc", _Units(units))
-    try:
-        yield
-    finally:
-        for posterior in posteriors:
-            parametrize.remove_parametrizations(posterior, "loc")
-
-
-class _Units(nn.Module):
-    units: Tensor
-
-    def __init__(self, units: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("units", units)
-
-    def forward(self, numbers: Tensor) -> Tensor:
-        return numbers * self.units
-
-    def right_inverse(self, values: Tensor) -> Tensor:
-        return values / self.units

@@ -16,7 +16,7 @@ import topoprior as tp
 from experiments import metrics, networks
 from experiments.hardware import Driver, Hardware, launch
 from experiments.methods import Method
-from experiments.optimizer import make_optimizer, scaled_latents
+from experiments.optimizer import make_optimizer
 
 _NEXT_MEMBER = 100_003  # between the seeds of an ensemble's members
 
@@ -131,7 +131,7 @@ def _train(
     torch.manual_seed(seed)  # before the network: its start is the same in all processes
     network = networks.build(method, images.shape[1], classes, budget.network).to(driver.device).train()
     images, labels = images.to(driver.device), labels.to(driver.device)
-    with scaled_latents(network, method.settings.relative_rate):
+    with tp.faster_latents(network, method.settings.relative_rate):
         return _fit(driver, method, network, images, labels, budget, seed, watch)
 
 
@@ -173,7 +173,7 @@ def _fit(
             schedule.step()
             if step % 20 == 0:
                 progress.set_postfix(loss=f"{loss.item():.3f}")
-            if step + 1 in looks:
+            if watch and step + 1 in looks:
                 began = time.perf_counter()
                 curve.append({"step": step + 1, **_look(method, network, watch)})
                 watched += time.perf_counter() - began

@@ -228,7 +228,7 @@ def test_latents_learn_faster_by_the_factor(name: str) -> None:
     nn.init.normal_(network[-1].weight)  # at 0 no gradient would pass
     before = {key: value.clone() for key, value in network.state_dict().items()}
     posterior: Any = networks.first_layer(network).weight_posterior
-    with optimizer.scaled_latents(network, 20.0):
+    with tp.faster_latents(network, 20.0):
         adam = optimizer.make_optimizer(network, Settings(1e-3, 0.0))
         (network(torch.randn(4, 1, 28, 28)).square().sum() + networks.kl(network)).backward()
         for group in adam.param_groups:
@@ -240,6 +240,8 @@ def test_latents_learn_faster_by_the_factor(name: str) -> None:
     torch.testing.assert_close(latents, torch.full_like(latents, 0.02), rtol=1e-2, atol=0)
     torch.testing.assert_close(rest, torch.full_like(rest, 1e-3), rtol=1e-2, atol=0)
     copy.deepcopy(network), pickle.dumps(network)
+    with pytest.raises(ValueError, match="factor: expected a positive number, found 0"):
+        tp.faster_latents(network, 0).__enter__()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -18,6 +18,7 @@ from topoprior.inference import (
     sample_outputs,
 )
 from topoprior.latent_priors import EuclideanDecoderPrior
+from topoprior.latent_rates import faster_latents
 from topoprior.layers import BayesConv1d, BayesConv2d, BayesConv3d, BayesConvTranspose2d, BayesLinear
 from topoprior.lens import LensSpace
 from topoprior.mean_field import Gaussian, MeanFieldPosterior, MeanFieldPrior
@@ -72,6 +73,7 @@ __all__ = [
     "compile_posteriors",
     "elbo_loss",
     "expected_entropy",
+    "faster_latents",
     "frozen_sample",
     "kl_divergence",
     "kl_per_layer",
