@@ -44,13 +44,13 @@ def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimi
 
 def _weights(network: nn.Module) -> Iterator[nn.Parameter]:
     """Weights of convolutions, or the means of their posteriors."""
-    module: Any
     for module in network.modules():
         if isinstance(module, BayesLayer):
-            posterior = module.weight_posterior
+            posterior: Any = module.weight_posterior
             if not isinstance(posterior, DecoderPosterior | EuclideanDecoderPosterior):
                 yield posterior.loc
         elif isinstance(module, nn.Conv2d):
             yield module.weight
         elif hasattr(module, "weight_mu"):  # BLiTZ
-            yield module.weight_mu
+            blitz: Any = module
+            yield blitz.weight_mu
