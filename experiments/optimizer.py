@@ -50,7 +50,6 @@ def _weights(network: nn.Module) -> Iterator[nn.Parameter]:
             if not isinstance(posterior, DecoderPosterior | EuclideanDecoderPosterior):
                 yield posterior.loc
         elif isinstance(module, nn.Conv2d):
-            yield module.weight
+            yield module.get_parameter("weight")
         elif hasattr(module, "weight_mu"):  # BLiTZ
-            blitz: Any = module
-            yield blitz.weight_mu
+            yield module.get_parameter("weight_mu")

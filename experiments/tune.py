@@ -1,16 +1,17 @@
 """Choose each method's settings on validation data, with the same effort for all, and write `settings.json`.
 
-    python experiments/tune.py --profile bayes --data-dir data --jobs 2
-    python experiments/tune.py --profile tempered --data-dir data --jobs 2
+    python experiments/tune.py --profile bayes-mnist --data-dir data --jobs 2
+    python experiments/tune.py --profile tempered-mnist --data-dir data --jobs 2
 
-A profile is a network, a budget and what may be chosen:
+A profile is a network, a budget, data, and what may be chosen:
 
-    compare    compare_priors.py's network on the embedded images: learning rate, start of the posterior, how fast
-               latents (or weights) learn beside the last layer
-    bayes      the sweep's network on a few MNIST and Fashion-MNIST images: the same, the last layer's weight decay
-               and the prior's scale, at T = 1
-    tempered   bayes's choice, then the temperature and the learning rate again
-    bayes-large, tempered-large    the same for 500 images, which want less noise: the sweep's settings from 500 on
+    compare           compare_priors.py's network on the embedded images: learning rate, start of the posterior, how
+                      fast latents (or weights) learn beside the last layer
+    bayes-mnist       the sweep's network on 50, 100 and 200 images of MNIST: the same, the last layer's weight decay,
+                      the noise at the start and the prior's scale, at T = 1
+    bayes-mnist-large       on 500 and 1,000 images
+    tempered-mnist, tempered-mnist-large    bayes's choice, then the temperature and the learning rate again
+    bayes-fashion-mnist, bayes-cifar10, ...    the same for other data
 
 Every method gets the same number of candidates. Each is trained on images drawn from the training pool and
 scored by its negative log likelihood on other images of the pool; test images are not looked at. Finished runs
@@ -62,14 +63,17 @@ class Profile:
 
 
 _SMALL = tuple(m for m in METHODS if m not in ("scale-mixture", "blitz", "ensemble"))
+_SIZES = {"mnist": ((50, 100, 200), (500, 1000)), "fashion-mnist": ((50, 100, 200), (500, 1000)),
+          "cifar10": ((50, 200), (500, 1000, 5000))}  # fmt: skip
 PROFILES = {
     "compare": Profile(
         (("embedded", None),), Budget(steps=500), ("klein", "gaussian", "blitz", "deterministic")
     ),
     **{
-        f"{kind}{band}": Profile((("mnist", size), ("fashion-mnist", size)), SMALL_BUDGET, _SMALL, 1000)
+        f"{kind}-{dataset}{band}": Profile([(dataset, size) for size in sizes], SMALL_BUDGET, _SMALL, 1000)
         for kind in ("bayes", "tempered")
-        for band, size in (("", 100), ("-large", 500))
+        for dataset, bands in _SIZES.items()
+        for band, sizes in zip(("", "-large"), bands, strict=True)
     },
 }
 
@@ -86,7 +90,7 @@ def stages(profile: str, name: str) -> list[Stage]:
         first = _rates_and_starts(
             name, (2e-3, 5e-3, 1e-2), 1.0, (1e-3, 2e-3, 5e-3), (0.3, 3.0), (0.03, 0.1)
         )
-        return [first, _relative_rates(name), _last_decays, _scales(name)]
+        return [first, _relative_rates(name), _last_decays, _noise_and_scale(name)]
     return [_temperatures(name), _rates]
 
 
@@ -104,36 +108,49 @@ def _rates_and_starts(
         if name == "deterministic":
             return [Settings(r, d) for r, d in product(plain_rates, plain_decays)]
         starts: list[dict[str, float]] = [{"init_scale": s} for s in stds]
+        relative = 1.0
         if name in _DECODED:
             latent = {0.01: 0.002, 0.03: 0.005, 0.1: 0.01}
             starts = [{**s, "init_latent_scale": latent[s["init_scale"]]} for s in starts]
+            relative = 20.0
         elif name.startswith("blitz"):
             rhos = {0.01: -8.0, 0.03: -6.0, 0.1: -5.0}
             starts = [{"prior_scale": 1.0, "posterior_rho_init": rhos[s]} for s in stds]
-        return [Settings(rate, last_decay, options) for rate, options in product(rates, starts)]
+        return [
+            Settings(rate, last_decay, options, relative_rate=relative)
+            for rate, options in product(rates, starts)
+        ]
 
     return candidates
 
 
 def _relative_rates(name: str) -> Stage:
     """Three: how much faster, or slower, latents (or weights) learn than the last layer does."""
-    factors = (10.0, 25.0, 60.0) if name in _DECODED else (0.3, 2.0, 4.0)
+    factors = (5.0, 10.0, 50.0) if name in _DECODED else (0.3, 2.0, 4.0)
     return lambda best: [replace(best, relative_rate=factor) for factor in factors]
 
 
 def _last_decays(best: Settings) -> list[Settings]:
     """Three: weight decay of the deterministic weights, which matters more than most choices when data are few."""
-    return [replace(best, weight_decay=decay) for decay in (1.0, 5.0, 20.0)]
+    return [replace(best, weight_decay=best.weight_decay * factor) for factor in (3.0, 10.0, 30.0)]
 
 
-def _scales(name: str) -> Stage:
-    """Three: the prior's scale, in units of He's (for deterministic weights, the learning rate again)."""
+def _noise_and_scale(name: str) -> Stage:
+    """Three: less and more noise at the start, a wider prior (for deterministic weights, the learning rate again)."""
 
     def candidates(best: Settings) -> list[Settings]:
         if name == "deterministic":
             return _rates(best)
-        key, unit = ("prior_scale", 1.0) if name.startswith("blitz") else ("gain", _HE_GAIN)
-        return [replace(best, options={**best.options, key: unit * f}) for f in (1.0, 2.0, 4.0)]
+        options = best.options
+        if name.startswith("blitz"):  # std = softplus(rho), about exp(rho)
+            rho = options["posterior_rho_init"]
+            changes = [{"posterior_rho_init": rho + sign * math.log(3)} for sign in (-1, 1)]
+            changes.append({"prior_scale": 2 * options["prior_scale"]})
+        else:
+            stds = [key for key in options if key.startswith("init_")]
+            changes = [{key: options[key] * factor for key in stds} for factor in (1 / 3, 3.0)]
+            changes.append({"gain": 2 * _HE_GAIN})
+        return [replace(best, options={**options, **change}) for change in changes]
 
     return candidates
 
@@ -150,7 +167,7 @@ def _temperatures(name: str) -> Stage:
 
 
 def _rates(best: Settings) -> list[Settings]:
-    return [replace(best, learning_rate=best.learning_rate * f) for f in (0.5, 1.0, 2.0)]
+    return [replace(best, learning_rate=best.learning_rate * f) for f in (0.5, 1.5, 2.0)]
 
 
 # --- scores ------------------------------------------------------------------------------------
@@ -243,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--profile", choices=PROFILES, default="bayes")
+    parser.add_argument("--profile", choices=PROFILES, default="bayes-mnist", metavar="PROFILE")
     parser.add_argument("--methods", type=names, help="comma-separated (default: all of the profile)")
     parser.add_argument("--seeds", type=whole, default=1, help="training subsets a candidate is scored on")
     parser.add_argument(

@@ -10,7 +10,7 @@ from experiments.training import Budget
 
 def test_the_least_mean_wins_and_runs_are_kept(tmp_path, monkeypatch, capsys):
     small = tune.Profile((("embedded", 20),), Budget(2, 10, samples=2), (), 30)
-    monkeypatch.setitem(tune.PROFILES, "bayes", small)
+    monkeypatch.setattr(choose_network, "PROFILE", small)
     command = ["--networks", "narrow,two", "--seeds", "1", "--steps", "2", "--jobs", "1"]
     command += ["--output", str(tmp_path)]
     choose_network.main(command)

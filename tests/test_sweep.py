@@ -500,25 +500,34 @@ def test_equal_effort(profile: str) -> None:
     """Every method has as many candidates, and none is there twice for one method only."""
     counts = set()
     for name in tune.PROFILES[profile].methods:
-        best = Settings(1e-2, 0.1, {"init_scale": 0.03})
-        counts.add(tuple(len(stage(best)) for stage in tune.stages(profile, name)))
+        best, lengths, seen = Settings(1e-2, 0.1, {"init_scale": 0.03}), [], set()
+        for stage in tune.stages(profile, name):
+            candidates = stage(best)
+            lengths.append(len(candidates))
+            seen |= {repr(settings) for settings in candidates}
+            best = candidates[0]
+        assert len(seen) == sum(lengths)
+        counts.add(tuple(lengths))
     assert len(counts) == 1
 
 
 def test_few_images_and_many_have_settings_of_their_own() -> None:
-    few, many = methods.read_settings("bayes"), methods.read_settings("bayes-large")
-    for name in few:
-        for size, expected in ((50, few), (200, few), (500, many), (1000, many)):
-            assert grid.tuned_settings(name, "own", "1", size) == expected[name]
+    for dataset in ("mnist", "fashion-mnist", "cifar10"):
+        few, many = (methods.read_settings(f"bayes-{dataset}{band}") for band in ("", "-large"))
+        for name in few:
+            for size, expected in ((50, few), (200, few), (500, many), (1000, many)):
+                assert grid.tuned_settings(name, "own", "1", dataset, size) == expected[name]
+    cold = methods.read_settings("tempered-fashion-mnist")["klein"]
+    assert grid.tuned_settings("klein", "own", "tuned", "my-images", 100) == cold
 
 
 def test_tuning_records_choice_and_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = tune.Profile((("embedded", 20),), Budget(2, 10, samples=2), ("gaussian",), 30)
-    monkeypatch.setitem(tune.PROFILES, "bayes", small)
-    monkeypatch.setattr(tune, "stages", lambda *_: [tune._scales("gaussian")])
+    monkeypatch.setitem(tune.PROFILES, "bayes-mnist", small)
+    monkeypatch.setattr(tune, "stages", lambda *_: [tune._relative_rates("gaussian")])
     command = [
         "--profile",
-        "bayes",
+        "bayes-mnist",
         "--methods",
         "gaussian",
         "--jobs",
@@ -528,10 +537,10 @@ def test_tuning_records_choice_and_candidates(tmp_path: Path, monkeypatch: pytes
     ]
     command += ["--settings", str(tmp_path / "settings.json")]
     tune.main(command)
-    chosen = json.loads((tmp_path / "settings.json").read_text())["profiles"]["bayes"]
+    chosen = json.loads((tmp_path / "settings.json").read_text())["profiles"]["bayes-mnist"]
     assert chosen["methods"]["gaussian"] == chosen["candidates"]["gaussian"][0]["settings"]
     assert len(chosen["candidates"]["gaussian"]) == 3
-    assert methods.read_settings("bayes", tmp_path / "settings.json")["gaussian"].temperature == 1
+    assert methods.read_settings("bayes-mnist", tmp_path / "settings.json")["gaussian"].temperature == 1
     with pytest.raises(ValueError, match="no settings for 'cold'"):
         methods.read_settings("cold")
     monkeypatch.setattr(training, "train", _must_not_run)
