@@ -88,9 +88,9 @@ def stages(profile: str, name: str) -> list[Stage]:
         return [first, _relative_rates(name)]
     if profile.startswith("bayes"):
         first = _rates_and_starts(
-            name, (2e-3, 5e-3, 1e-2), 1.0, (1e-3, 2e-3, 5e-3), (0.3, 3.0), (0.03, 0.1)
+            name, (2e-3, 5e-3, 1e-2), 1.0, (1e-3, 2.5e-3, 5e-3), (2.0, 20.0), (0.03, 0.1)
         )
-        return [first, _relative_rates(name), _last_decays, _noise_and_scale(name)]
+        return [first, _relative_rates(name), _last_decays(name), _noise_and_scale(name)]
     return [_temperatures(name), _rates]
 
 
@@ -130,9 +130,10 @@ def _relative_rates(name: str) -> Stage:
     return lambda best: [replace(best, relative_rate=factor) for factor in factors]
 
 
-def _last_decays(best: Settings) -> list[Settings]:
+def _last_decays(name: str) -> Stage:
     """Three: weight decay of the deterministic weights, which matters more than most choices when data are few."""
-    return [replace(best, weight_decay=best.weight_decay * factor) for factor in (3.0, 10.0, 30.0)]
+    factors = (0.3, 2.0, 4.0) if name == "deterministic" else (3.0, 10.0, 30.0)
+    return lambda best: [replace(best, weight_decay=best.weight_decay * factor) for factor in factors]
 
 
 def _noise_and_scale(name: str) -> Stage:
