@@ -119,3 +119,9 @@ def seed_list(text: str, first: int) -> list[int]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"--seeds {text!r}: give different whole numbers, such as 0,1,2")
     return seeds
+
+
+def named_folder(text: str) -> tuple[str, str]:
+    """A data set's label and where it is: "cifar10=some/folder", or a name for both."""
+    label, _, folder = text.partition("=")
+    return label, folder or label

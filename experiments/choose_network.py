@@ -25,6 +25,7 @@ from joblib import Parallel, delayed
 
 from experiments import tune
 from experiments.arguments import names, whole
+from experiments.job import Sources
 from experiments.methods import Settings
 from experiments.networks import NETWORKS
 from experiments.runs import write_json
@@ -54,8 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = arguments.output / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     pairs = list(product(arguments.networks, METHODS))
+    sources = Sources(str(arguments.data_dir), {})
     scores = Parallel(arguments.jobs)(
-        delayed(best)(network, method, arguments.seeds, arguments.steps, arguments.data_dir, runs)
+        delayed(best)(network, method, arguments.seeds, arguments.steps, sources, runs)
         for network, method in pairs
     )
     found: dict[str, dict[str, Score]] = {network: {} for network in arguments.networks}
@@ -73,13 +75,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(report(results))
 
 
-def best(network: str, method: str, seeds: int, steps: int, data_dir: Path, folder: Path) -> Score:
+def best(network: str, method: str, seeds: int, steps: int, sources: Sources, folder: Path) -> Score:
     """The candidate of the least validation NLL, averaged over data sets and seeds."""
     torch.set_num_threads(1)
     profile = PROFILE
     profile = replace(profile, budget=replace(profile.budget, network=network, steps=steps))
     scored = [
-        tune.mean_score(profile, method, settings, data_dir, folder, seeds)
+        tune.mean_score(profile, method, settings, sources, folder, seeds)
         for settings in candidates(method)
     ]
     return min(scored, key=lambda entry: entry["NLL"])

@@ -30,14 +30,13 @@ class Sources:
     data_dir: str
     folders: dict[str, str]
 
-    def load(self, label: str, train_size: int | None, test_size: int, seed: int) -> ImageData:
+    def load(self, label: str, train_size: int | None, test_size: int | None, seed: int) -> ImageData:
         return _load(self.folders.get(label, label), self.data_dir, train_size, test_size, seed)
 
 
 @lru_cache(maxsize=3)  # the runs of a cell follow one another
-def _load(name: str, data_dir: str, train_size: int | None, test_size: int, seed: int) -> ImageData:
-    sizes = {"train_size": train_size, "test_size": test_size}
-    return datasets.load(name, Path(data_dir), seed=seed, **sizes)  # type: ignore[arg-type]
+def _load(name: str, data_dir: str, train_size: int | None, test_size: int | None, seed: int) -> ImageData:
+    return datasets.load(name, Path(data_dir), seed=seed, train_size=train_size, test_size=test_size)
 
 
 def run_job(job: Job, sources: Sources, hardware: Hardware) -> dict[str, Any]:

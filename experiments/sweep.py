@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from experiments import summary
-from experiments.arguments import Parser, names, positive, seed_number, whole
+from experiments.arguments import Parser, named_folder, names, positive, seed_number, whole
 from experiments.grid import TUNED, Axes, Job, job_name, make_jobs
 from experiments.hardware import PRECISIONS, Hardware
 from experiments.job import Sources, run_job
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     try:
-        sources = Sources(str(arguments.data_dir), dict(map(_named_folder, arguments.datasets)))
+        sources = Sources(str(arguments.data_dir), dict(map(named_folder, arguments.datasets)))
         hardware = Hardware(arguments.accelerator, arguments.devices, arguments.precision)
         hardware.check()
         jobs = plan(arguments)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def plan(arguments: argparse.Namespace) -> list[Job]:
-    labels = [_named_folder(entry)[0] for entry in arguments.datasets]
+    labels = [named_folder(entry)[0] for entry in arguments.datasets]
     colour = {label: label.startswith("cifar") for label in labels}
     cells = []
     for label in labels:
@@ -315,12 +315,6 @@ def _known(found: Sequence[str], known: Sequence[str], option: str) -> Sequence[
         if name not in known:
             raise ValueError(f"{option} {name}: choose from {', '.join(known)}")
     return found
-
-
-def _named_folder(text: str) -> tuple[str, str]:
-    """A data set's label and where it is: "cifar10=some/folder", or a name for both."""
-    label, _, folder = text.partition("=")
-    return label, folder or label
 
 
 if __name__ == "__main__":

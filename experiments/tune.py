@@ -27,7 +27,6 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,8 @@ import torch
 from joblib import Parallel, delayed
 
 from experiments import datasets, metrics, training
-from experiments.arguments import names, whole
-from experiments.datasets import ImageData
+from experiments.arguments import named_folder, names, whole
+from experiments.job import Sources
 from experiments.methods import METHODS, SETTINGS_FILE, Settings, get_method, read_settings
 from experiments.runs import write_json
 from experiments.training import Budget
@@ -174,7 +173,7 @@ def _rates(best: Settings) -> list[Settings]:
 # --- scores ------------------------------------------------------------------------------------
 
 
-def tune(profile: str, name: str, data_dir: Path, folder: Path, seeds: int) -> list[dict[str, Any]]:
+def tune(profile: str, name: str, sources: Sources, folder: Path, seeds: int) -> list[dict[str, Any]]:
     """All candidates of a method, best first: {"settings", "NLL", "accuracy"}."""
     torch.set_num_threads(1)  # two methods at a time are faster than two threads for one
     best = _start(profile, name)
@@ -183,7 +182,7 @@ def tune(profile: str, name: str, data_dir: Path, folder: Path, seeds: int) -> l
         for settings in stage(best):
             key = json.dumps(asdict(settings), sort_keys=True)
             if key not in scored:
-                scored[key] = mean_score(PROFILES[profile], name, settings, data_dir, folder, seeds)
+                scored[key] = mean_score(PROFILES[profile], name, settings, sources, folder, seeds)
         best = Settings(**min(scored.values(), key=lambda entry: entry["NLL"])["settings"])
     return sorted(scored.values(), key=lambda entry: entry["NLL"])
 
@@ -195,10 +194,10 @@ def _start(profile: str, name: str) -> Settings:
 
 
 def mean_score(
-    profile: Profile, name: str, settings: Settings, data_dir: Path, folder: Path, seeds: int
+    profile: Profile, name: str, settings: Settings, sources: Sources, folder: Path, seeds: int
 ) -> dict[str, Any]:
     runs = [
-        score(name, settings, profile, cell, SPLIT + seed, data_dir, folder)
+        score(name, settings, profile, cell, SPLIT + seed, sources, folder)
         for cell, seed in product(profile.cells, range(seeds))
     ]
     means = {key: sum(run[key] for run in runs) / len(runs) for key in ("NLL", "accuracy")}
@@ -211,7 +210,7 @@ def score(
     profile: Profile,
     cell: tuple[str, int | None],
     seed: int,
-    data_dir: Path,
+    sources: Sources,
     folder: Path,
 ) -> dict[str, Any]:
     """Train on one part of the training images and evaluate on another."""
@@ -228,7 +227,7 @@ def score(
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     dataset, size = cell
-    data = _load(dataset, data_dir)
+    data = sources.load(dataset, None, None, 0)
     pool, held_out = datasets.train_validation_split(data.train_labels, VALIDATION, SPLIT)
     chosen = pool[datasets.stratified_indices(data.train_labels[pool], size, seed)]
     held_out = held_out[
@@ -249,11 +248,6 @@ def score(
     return result
 
 
-@lru_cache(maxsize=2)
-def _load(dataset: str, data_dir: Path) -> ImageData:
-    return datasets.load(dataset, data_dir)
-
-
 # --- the command line --------------------------------------------------------------------------
 
 
@@ -267,6 +261,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data-dir", type=Path, default=Path(".cache/data"), help="where downloads are, or go"
     )
+    parser.add_argument("--folder", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
+                        help="where a data set's images are, in train/<class>/ and test/<class>/, in place of a download")  # fmt: skip
     parser.add_argument("--jobs", type=whole, default=2, help="methods at a time, one thread each")
     parser.add_argument(
         "--output", type=Path, default=Path("results/tune"), help="folder for finished runs"
@@ -279,9 +275,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name not in METHODS:
             parser.error(f"--methods {name}: choose from {', '.join(METHODS)}")
 
+    sources = Sources(str(arguments.data_dir), dict(arguments.folder))
     pool = Parallel(arguments.jobs, return_as="generator")
     found = pool(
-        delayed(tune)(arguments.profile, name, arguments.data_dir, arguments.output, arguments.seeds)
+        delayed(tune)(arguments.profile, name, sources, arguments.output, arguments.seeds)
         for name in methods
     )
     for name, candidates in zip(methods, found, strict=True):

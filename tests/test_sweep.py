@@ -95,8 +95,8 @@ def test_config_survives_json() -> None:
 
 def test_a_number_for_the_temperature_overrides_what_was_tuned() -> None:
     for method in ("klein", "gaussian"):
-        assert grid.tuned_settings(method, "own", "1", 100).temperature == 1
-        assert grid.tuned_settings(method, "own", "0.25", 1000).temperature == 0.25
+        assert grid.tuned_settings(method, "own", "1", "mnist", 100).temperature == 1
+        assert grid.tuned_settings(method, "own", "0.25", "mnist", 1000).temperature == 0.25
 
 
 # --- methods -----------------------------------------------------------------------------------
