@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.methods import METHODS
 from experiments.metrics import Interval, interval
 from experiments.paired import Paired, holm, paired_t_test
 
@@ -66,6 +67,12 @@ class Comparison(NamedTuple):
         if not self.result.excludes_zero:
             return "open"
         return "better" if self.gain > 0 else "worse"
+
+
+def _rank(variant: Variant) -> tuple[int, str, str]:
+    """The order of the methods, own starts first."""
+    known = METHODS.index(variant.method) if variant.method in METHODS else len(METHODS)
+    return known, variant.method, "" if variant.start == "own" else variant.start
 
 
 def more_is_better(measure: str) -> bool:
@@ -162,7 +169,7 @@ class Table:
             seeds[run["config"]["seed"]] = run
         self.datasets = list(dict.fromkeys(cell.dataset for cell, _ in self._runs))
         self.temperatures = sorted({cell.temperature for cell, _ in self._runs})
-        self.variants = list(dict.fromkeys(variant for _, variant in self._runs))
+        self.variants = sorted({variant for _, variant in self._runs}, key=_rank)
 
     def sizes(self, dataset: str) -> list[int]:
         return sorted({cell.train_size for cell, _ in self._runs if cell.dataset == dataset})
