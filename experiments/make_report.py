@@ -19,14 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees on
 from experiments import report, report_plots, summary
 from experiments.arguments import Parser
 from experiments.document import Document
-from experiments.findings import ACCURACY, ECE, KLEIN, NLL, PUBLISHED, WORDS, best_in, findings
-from experiments.summary import Cell, Comparison, Run, Table, Variant, against, corrected
+from experiments.findings import ACCURACY, COMPARED, ECE, KLEIN, NLL, PUBLISHED, WORDS, best_in, findings
+from experiments.summary import Cell, Comparison, Run, Table, Variant, against
 from topoprior.checkpoints import write_atomically
 
 _MAIN = {ACCURACY: "accuracy", NLL: "NLL (nats)", ECE: "ECE, 15 bins"}
-_OPPONENTS = ("gaussian", "deterministic", "ensemble")
 _IN_PLOTS = (KLEIN, Variant("klein-residual"), Variant("gaussian"), Variant("gaussian", "klein"),
-             Variant("deterministic"), Variant("ensemble"))  # fmt: skip
+             Variant("deterministic"), Variant("klein-ensemble"), Variant("ensemble"))  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -175,19 +174,20 @@ def _paired(page: Document, table: Table, temperature: str) -> None:
         report_plots.differences(found, {m: f"Klein - Gaussian: {WORDS[m]}" for m in measures}),
         "Klein minus Gaussian with the better of its starts, 95% intervals. Green: better, red: worse.",
     )
-    for opponent in _OPPONENTS:
-        comparisons = corrected([*against(table, opponent, temperature, measures)])
+    for ours, opponent in COMPARED:
+        comparisons = against(table, opponent, temperature, measures, ours)
         if comparisons:
             page.table(_difference_rows(comparisons, measures))
     page.text(
-        "Differences are Klein minus the other, ± half the 95% interval, with the p-value of the paired t-test after Holm's "
+        "Differences are the first minus the second, ± half the 95% interval, with the p-value of the paired t-test after Holm's "
         "correction for all entries of the same table."
     )
 
 
 def _difference_rows(comparisons: Sequence[Comparison], measures: Sequence[str]) -> list[list[str]]:
     opponent = comparisons[0].second.method
-    rows = [[f"Klein - {opponent}", "seeds", *(WORDS[m] for m in measures)]]
+    ours = comparisons[0].first.method
+    rows = [[f"{ours} - {opponent}", "seeds", *(WORDS[m] for m in measures)]]
     for cell in dict.fromkeys(c.cell for c in comparisons):
         here = {c.measure: c for c in comparisons if c.cell == cell}
         seeds = max(c.result.seeds for c in here.values())

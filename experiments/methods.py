@@ -97,10 +97,12 @@ _PRIORS: dict[str, Callable[..., tp.WeightPrior]] = {
     "correlated-gaussian": tp.CorrelatedGaussian,
 }
 _BLITZ = ("blitz", "blitz-mixture")
-_PLAIN = {"deterministic": 1, "ensemble": ENSEMBLE_SIZE}
-METHODS = (*_PRIORS, *_BLITZ, *_PLAIN)
+_PLAIN = ("deterministic",)
+# Networks of a method from several seeds, their probabilities averaged.
+ENSEMBLES = {"klein-ensemble": "klein", "ensemble": "deterministic"}
+METHODS = (*_PRIORS, *_BLITZ, *_PLAIN, *ENSEMBLES)
 # Their own draws are Klein draws.
-OF_THE_KLEIN_BOTTLE = ("klein", "klein-residual", "klein-fixed")
+OF_THE_KLEIN_BOTTLE = ("klein", "klein-residual", "klein-fixed", "klein-ensemble")
 
 
 def get_method(
@@ -122,9 +124,12 @@ def get_method(
     """
     if start not in STARTS:
         raise ValueError(f"start {start!r}: choose one of {', '.join(STARTS)}")
+    if name in ENSEMBLES:
+        one = get_method(ENSEMBLES[name], settings, start=start, profile=profile)
+        return replace(one, name=name, members=ENSEMBLE_SIZE)
     chosen = settings or _settings_like(name, SETTINGS if profile is None else profile)
     if name in _PLAIN:
-        return Method(name, chosen, _plain, _plain_start, False, _PLAIN[name], start)
+        return Method(name, chosen, _plain, _plain_start, False, start=start)
     if name in _BLITZ:
         options = {"prior_pi": 1.0 if name == "blitz" else 0.5, **chosen.options}
         return Method(name, chosen, _blitz(options), _blitz_prior(options), start=start)
@@ -148,8 +153,6 @@ def _settings_like(name: str, profile: Mapping[str, Settings]) -> Settings:
     """A method's settings; of one that was not tuned, those of its nearest relative."""
     if name in profile:
         return profile[name]
-    if name == "ensemble":
-        return profile["deterministic"]
     if name == "blitz-mixture":
         return profile["blitz"]
     if name in ("klein-residual", "euclidean-3x3", "klein-fixed"):

@@ -241,10 +241,12 @@ def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [c if c.result.p is None else c._replace(adjusted_p=next(adjusted)) for c in comparisons]
 
 
-def against(table: Table, opponent: str, temperature: str, measures: Sequence[str]) -> list[Comparison]:
+def against(
+    table: Table, opponent: str, temperature: str, measures: Sequence[str], ours: str = "klein"
+) -> list[Comparison]:
     """Klein against a method with the better of its starts, at every place."""
     found = [
-        table.compare(cell, Variant("klein"), table.best_start(cell, opponent, measure), measure)
+        table.compare(cell, Variant(ours), table.best_start(cell, opponent, measure), measure)
         for dataset in table.datasets
         for size in table.sizes(dataset)
         for cell in [Cell(dataset, size, temperature)]

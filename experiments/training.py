@@ -209,7 +209,8 @@ class Ensemble(nn.Module):
 
 def predict(method: Method, network: nn.Module, images: Tensor, samples: int) -> Tensor:
     """Posterior predictive probabilities (N, classes): softmax for each draw of the weights, then their mean."""
-    return tp.predict(network, images, samples if method.bayesian else 1, max_batch=250).mean(0)
+    draws = max(1, samples // method.members) if method.bayesian else 1  # of each member: as many in all
+    return tp.predict(network, images, draws, max_batch=250).mean(0)
 
 
 def _batches(total: int, budget: Budget, seed: int) -> list[Tensor]:

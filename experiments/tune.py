@@ -39,7 +39,7 @@ from joblib import Parallel, delayed
 from experiments import datasets, metrics, training
 from experiments.arguments import named_folder, names, whole
 from experiments.job import Sources
-from experiments.methods import METHODS, SETTINGS_FILE, Settings, get_method, read_settings
+from experiments.methods import ENSEMBLES, METHODS, SETTINGS_FILE, Settings, get_method, read_settings
 from experiments.runs import write_json
 from experiments.training import Budget
 
@@ -61,7 +61,7 @@ class Profile:
     validation_size: int | None = None  # at most; None: all
 
 
-_SMALL = tuple(m for m in METHODS if m not in ("scale-mixture", "blitz", "ensemble"))
+_SMALL = tuple(m for m in METHODS if m not in ("scale-mixture", "blitz", *ENSEMBLES))
 _SIZES = {"mnist": ((50, 100, 200), (500, 1000)), "fashion-mnist": ((50, 100, 200), (500, 1000)),
           "cifar10": ((50, 200), (500, 1000, 5000))}  # fmt: skip
 PROFILES = {

@@ -103,7 +103,7 @@ def test_a_number_for_the_temperature_overrides_what_was_tuned() -> None:
 
 
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("name", [m for m in METHODS if m != "ensemble"])
+@pytest.mark.parametrize("name", [m for m in METHODS if m not in methods.ENSEMBLES])
 def test_every_method_builds_and_learns_a_step(name: str, start: str) -> None:
     if name.startswith("blitz"):
         pytest.importorskip("blitz")
@@ -140,17 +140,39 @@ def test_blitz_mixture_has_the_energy_of_the_others() -> None:
     assert weights.abs().lt(1e-3 * weights.std()).float().mean() > 0.1  # half of them are near 0
 
 
-def test_ensemble_averages_the_probabilities_of_five_networks() -> None:
-    method = get_method("ensemble")
+@pytest.mark.parametrize("name", methods.ENSEMBLES)
+def test_ensemble_averages_the_probabilities_of_five_networks(name: str) -> None:
+    method = get_method(name)
     images, labels = torch.randn(8, 1, 12, 12), torch.arange(8) % 2
     trained = training.train(method, images, labels, 2, Budget(2, 8), seed=0)
-    members = list(trained.network.members)  # type: ignore[union-attr, arg-type]
+    network = trained.network
+    members: Any = list(network.members)  # type: ignore[union-attr, arg-type]
     assert len(members) == methods.ENSEMBLE_SIZE
-    mean = torch.stack([member(images).softmax(1) for member in members]).mean(0)
-    torch.testing.assert_close(training.predict(method, trained.network, images, 7), mean)
-    single = training.train(get_method("deterministic"), images, labels, 2, Budget(2, 8), seed=0)
-    torch.testing.assert_close(members[0](images), single.network(images))
+    single = training.train(get_method(methods.ENSEMBLES[name]), images, labels, 2, Budget(2, 8), seed=0)
+    with (
+        tp.posterior_mean(network),
+        tp.posterior_mean(single.network),
+    ):  # no noise: nothing to average but members
+        mean = torch.stack([member(images).softmax(1) for member in members]).mean(0)
+        torch.testing.assert_close(training.predict(method, network, images, 7), mean)
+        torch.testing.assert_close(members[0](images), single.network(images))
     assert trained.parameters == 5 * single.parameters
+
+
+@pytest.mark.parametrize(("samples", "draws"), [(16, 3), (3, 1)])
+def test_an_ensemble_has_as_many_draws_as_one_network(
+    samples: int, draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def predict(network: nn.Module, images: Tensor, number: int, **_: object) -> Tensor:
+        asked.append(number)
+        return torch.ones(number, len(images), 2) / 2
+
+    monkeypatch.setattr(tp, "predict", predict)
+    for name in ("klein-ensemble", "klein", "deterministic"):
+        training.predict(get_method(name), nn.Identity(), torch.zeros(1, 1), samples)
+    assert asked == [draws, samples, 1]
 
 
 def test_warmup() -> None:
@@ -261,7 +283,7 @@ def test_every_parameter_has_one_rate(name: str) -> None:
         assert rate[id(first.weight_mu)] == (4e-3, 0.0)
         assert rate[id(first.weight_rho)] == (1e-3, 0.0)
     else:
-        decoded = name in ("klein", "klein-residual", "euclidean-3x3")
+        decoded = name in ("klein", "klein-residual", "klein-ensemble", "euclidean-3x3")
         assert rate[id(first.weight_posterior.loc)] == (1e-3 if decoded else 4e-3, 0.0)
         assert rate[id(first.weight_posterior.log_scale)] == (1e-3, 0.0)
 
