@@ -65,9 +65,7 @@ _SMALL = tuple(m for m in METHODS if m not in ("scale-mixture", "blitz", *ENSEMB
 _SIZES = {"mnist": ((50, 100, 200), (500, 1000)), "fashion-mnist": ((50, 100, 200), (500, 1000)),
           "cifar10": ((50, 200), (500, 1000, 5000))}  # fmt: skip
 PROFILES = {
-    "compare": Profile(
-        (("embedded", None),), Budget(steps=500), ("klein", "gaussian", "blitz", "deterministic")
-    ),
+    "compare": Profile((("embedded", None),), Budget(), ("klein", "gaussian", "blitz", "deterministic")),
     **{
         f"{kind}-{dataset}{band}": Profile([(dataset, size) for size in sizes], SMALL_BUDGET, _SMALL, 1000)
         for kind in ("bayes", "tempered")
