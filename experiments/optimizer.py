@@ -51,5 +51,7 @@ def _weights(network: nn.Module) -> Iterator[nn.Parameter]:
                 yield posterior.loc
         elif isinstance(module, nn.Conv2d):
             yield module.get_parameter("weight")
-        elif hasattr(module, "weight_mu"):  # BLiTZ
-            yield module.get_parameter("weight_mu")
+        elif hasattr(
+            module, "weight_sampler"
+        ):  # BLiTZ, whose gradients go to a second parameter of the same numbers
+            yield module.get_parameter("weight_sampler.mu")

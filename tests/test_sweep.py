@@ -280,8 +280,10 @@ def test_every_parameter_has_one_rate(name: str) -> None:
     if name in ("deterministic", "ensemble"):
         assert rate[id(first.weight)] == (4e-3, 0.5)
     elif name.startswith("blitz"):
-        assert rate[id(first.weight_mu)] == (4e-3, 0.0)
-        assert rate[id(first.weight_rho)] == (1e-3, 0.0)
+        network(torch.randn(2, 1, 8, 8)).sum().backward()
+        assert rate[id(first.weight_sampler.mu)] == (4e-3, 0.0)
+        assert first.weight_sampler.mu.grad is not None
+        assert rate[id(first.weight_sampler.rho)] == (1e-3, 0.0)
     else:
         decoded = name in ("klein", "klein-residual", "klein-ensemble", "euclidean-3x3")
         assert rate[id(first.weight_posterior.loc)] == (1e-3 if decoded else 4e-3, 0.0)
