@@ -280,13 +280,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in methods
     )
     for name, candidates in zip(methods, found, strict=True):
+        record(arguments.settings, arguments.profile, name, candidates, arguments.seeds)
         print(f"{name}: validation NLL, accuracy")
         for entry in candidates:
             print(
                 f"  {entry['NLL']:.4f}  {entry['accuracy']:.4f}  {Settings(**entry['settings'])}",
                 flush=True,
             )
-        record(arguments.settings, arguments.profile, name, candidates, arguments.seeds)
 
 
 def record(path: Path, profile: str, name: str, candidates: list[dict[str, Any]], seeds: int) -> None:
