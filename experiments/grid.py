@@ -17,6 +17,8 @@ FORMAT = 1
 TUNED = "tuned"
 # Posteriors of few images want more noise than those of many: from this size on, settings of their own.
 LARGE = 500
+# From here on the budget is another one too, and with it the learning rates.
+FULL = 10_000
 # Those that the main questions are about get more seeds.
 LEADING = ("klein", "gaussian", "deterministic")
 
@@ -133,13 +135,14 @@ def _combinations(axes: Axes, index: int) -> Iterator[tuple[str, str, str]]:
 
 def tuned_settings(method: str, start: str, temperature: str, dataset: str, train_size: int) -> Settings:
     """What validation chose for the method at temperature 1 ("bayes"), or with the temperature free ("tempered"),
-    on this data set, for few images or from LARGE on for more.
+    on this data set, for few images, from LARGE on for more, and at temperature 1 from FULL on for whole data sets.
 
     A number other than 1 takes the free settings with this temperature instead. Data that nobody has tuned for take
     the settings of Fashion-MNIST.
     """
     kind = "bayes" if temperature != TUNED and float(temperature) == 1 else "tempered"
     tuned_on = next((name for name in ("mnist", "cifar10") if dataset.startswith(name)), "fashion-mnist")
-    profile = f"{kind}-{tuned_on}{'-large' if train_size >= LARGE else ''}"
+    band = "-full" if train_size >= FULL and kind == "bayes" else "-large" if train_size >= LARGE else ""
+    profile = f"{kind}-{tuned_on}{band}"
     settings = get_method(method, profile=read_settings(profile), start=start).settings
     return settings if temperature == TUNED else replace(settings, temperature=float(temperature))

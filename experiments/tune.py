@@ -10,6 +10,7 @@ A profile is a network, a budget, data, and what may be chosen:
     bayes-mnist       the sweep's network on 50, 100 and 200 images of MNIST: the same, the last layer's weight decay,
                       the noise at the start and the prior's scale, at T = 1
     bayes-mnist-large       on 500 and 1,000 images
+    bayes-mnist-full        on 42,000 images and with more steps: -large's choice, then weight decay, both rates
     tempered-mnist, tempered-mnist-large    bayes's choice, then the temperature and the learning rate again
     bayes-fashion-mnist, bayes-cifar10, ...    the same for other data
 
@@ -23,9 +24,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -38,6 +38,8 @@ from joblib import Parallel, delayed
 
 from experiments import datasets, metrics, training
 from experiments.arguments import named_folder, names, whole
+from experiments.candidates import stages
+from experiments.grid import LEADING
 from experiments.job import Sources
 from experiments.methods import ENSEMBLES, METHODS, SETTINGS_FILE, Settings, get_method, read_settings
 from experiments.runs import write_json
@@ -46,9 +48,11 @@ from experiments.training import Budget
 VALIDATION = 0.3
 SPLIT = 1_000_000  # a seed that no comparison uses
 SMALL_BUDGET = Budget(steps=150, samples=16, network="small")
-_HE_GAIN = math.sqrt(2)
-_DECODED = ("klein", "klein-residual", "euclidean-3x3")  # kernels with latents
-Stage = Callable[[Settings], list[Settings]]
+FULL_BUDGETS = {
+    "mnist": Budget(steps=1000, samples=8, network="small"),
+    "fashion-mnist": Budget(steps=1000, samples=8, network="small"),
+    "cifar10": Budget(steps=200, samples=4, network="resnet20"),
+}
 
 
 @dataclass(frozen=True)
@@ -72,100 +76,11 @@ PROFILES = {
         for dataset, bands in _SIZES.items()
         for band, sizes in zip(("", "-large"), bands, strict=True)
     },
+    **{
+        f"bayes-{dataset}-full": Profile([(dataset, None)], budget, LEADING, 1000)
+        for dataset, budget in FULL_BUDGETS.items()
+    },
 }
-
-
-# --- candidates --------------------------------------------------------------------------------
-
-
-def stages(profile: str, name: str) -> list[Stage]:
-    """Each takes the best settings so far and returns candidates; the numbers are the same for all methods."""
-    if profile == "compare":
-        first = _rates_and_starts(name, (3e-3, 1e-2, 2e-2), 0.1, (5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))
-        return [first, _relative_rates(name)]
-    if profile.startswith("bayes"):
-        first = _rates_and_starts(
-            name, (2e-3, 5e-3, 1e-2), 1.0, (1e-3, 2.5e-3, 5e-3), (2.0, 20.0), (0.03, 0.1)
-        )
-        return [first, _relative_rates(name), _last_decays(name), _noise_and_scale(name)]
-    return [_temperatures(name), _rates]
-
-
-def _rates_and_starts(
-    name: str,
-    rates: Sequence[float],
-    last_decay: float,
-    plain_rates: Sequence[float],
-    plain_decays: Sequence[float],
-    stds: Sequence[float] = (0.01, 0.03, 0.1),
-) -> Stage:
-    """Learning rate x std of the posterior at the start (x weight decay where there is no posterior)."""
-
-    def candidates(_: Settings) -> list[Settings]:
-        if name == "deterministic":
-            return [Settings(r, d) for r, d in product(plain_rates, plain_decays)]
-        starts: list[dict[str, float]] = [{"init_scale": s} for s in stds]
-        relative = 1.0
-        if name in _DECODED:
-            latent = {0.01: 0.002, 0.03: 0.005, 0.1: 0.01}
-            starts = [{**s, "init_latent_scale": latent[s["init_scale"]]} for s in starts]
-            relative = 20.0
-        elif name.startswith("blitz"):
-            rhos = {0.01: -8.0, 0.03: -6.0, 0.1: -5.0}
-            starts = [{"prior_scale": 1.0, "posterior_rho_init": rhos[s]} for s in stds]
-        return [
-            Settings(rate, last_decay, options, relative_rate=relative)
-            for rate, options in product(rates, starts)
-        ]
-
-    return candidates
-
-
-def _relative_rates(name: str) -> Stage:
-    """Three: how much faster, or slower, latents (or weights) learn than the last layer does."""
-    factors = (5.0, 10.0, 50.0) if name in _DECODED else (0.3, 2.0, 4.0)
-    return lambda best: [replace(best, relative_rate=factor) for factor in factors]
-
-
-def _last_decays(name: str) -> Stage:
-    """Three: weight decay of the deterministic weights, which matters more than most choices when data are few."""
-    factors = (0.3, 2.0, 4.0) if name == "deterministic" else (3.0, 10.0, 30.0)
-    return lambda best: [replace(best, weight_decay=best.weight_decay * factor) for factor in factors]
-
-
-def _noise_and_scale(name: str) -> Stage:
-    """Three: less and more noise at the start, a wider prior (for deterministic weights, the learning rate again)."""
-
-    def candidates(best: Settings) -> list[Settings]:
-        if name == "deterministic":
-            return _rates(best)
-        options = best.options
-        if name.startswith("blitz"):  # std = softplus(rho), about exp(rho)
-            rho = options["posterior_rho_init"]
-            changes = [{"posterior_rho_init": rho + sign * math.log(3)} for sign in (-1, 1)]
-            changes.append({"prior_scale": 2 * options["prior_scale"]})
-        else:
-            stds = [key for key in options if key.startswith("init_")]
-            changes = [{key: options[key] * factor for key in stds} for factor in (1 / 3, 3.0)]
-            changes.append({"gain": 2 * _HE_GAIN})
-        return [replace(best, options={**options, **change}) for change in changes]
-
-    return candidates
-
-
-def _temperatures(name: str) -> Stage:
-    """Four temperatures; where there is none, four weight decays of the last word."""
-
-    def candidates(best: Settings) -> list[Settings]:
-        if name == "deterministic":
-            return [replace(best, weight_decay=best.weight_decay * f) for f in (0.1, 0.5, 1.0, 2.0)]
-        return [replace(best, temperature=t) for t in (0.01, 0.03, 0.1, 0.3)]
-
-    return candidates
-
-
-def _rates(best: Settings) -> list[Settings]:
-    return [replace(best, learning_rate=best.learning_rate * f) for f in (0.5, 1.5, 2.0)]
 
 
 # --- scores ------------------------------------------------------------------------------------
@@ -186,9 +101,13 @@ def tune(profile: str, name: str, sources: Sources, folder: Path, seeds: int) ->
 
 
 def _start(profile: str, name: str) -> Settings:
-    if not profile.startswith("tempered"):
+    if profile.startswith("tempered"):
+        earlier = profile.replace("tempered", "bayes")
+    elif profile.endswith("-full"):
+        earlier = profile.replace("-full", "-large")
+    else:
         return Settings(1e-3, 0.3)  # the first stage does not read it
-    return get_method(name, profile=read_settings(profile.replace("tempered", "bayes"))).settings
+    return get_method(name, profile=read_settings(earlier)).settings
 
 
 def mean_score(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import topoprior as tp
 from experiments import (
+    candidates,
     grid,
     hardware,
     job,
@@ -529,11 +530,11 @@ def test_equal_effort(profile: str) -> None:
     counts = set()
     for name in tune.PROFILES[profile].methods:
         best, lengths, seen = Settings(1e-2, 0.1, {"init_scale": 0.03}), [], set()
-        for stage in tune.stages(profile, name):
-            candidates = stage(best)
-            lengths.append(len(candidates))
-            seen |= {repr(settings) for settings in candidates}
-            best = candidates[0]
+        for stage in candidates.stages(profile, name):
+            tried = stage(best)
+            lengths.append(len(tried))
+            seen |= {repr(settings) for settings in tried}
+            best = tried[0]
         assert len(seen) == sum(lengths)
         counts.add(tuple(lengths))
     assert len(counts) == 1
@@ -545,6 +546,10 @@ def test_few_images_and_many_have_settings_of_their_own() -> None:
         for name in few:
             for size, expected in ((50, few), (200, few), (500, many), (1000, many)):
                 assert grid.tuned_settings(name, "own", "1", dataset, size) == expected[name]
+        whole = methods.read_settings(f"bayes-{dataset}-full")["klein"]
+        assert grid.tuned_settings("klein", "own", "1", dataset, 60_000) == whole
+    many = methods.read_settings("tempered-mnist-large")["klein"]
+    assert grid.tuned_settings("klein", "own", "tuned", "mnist", 60_000) == many
     cold = methods.read_settings("tempered-fashion-mnist")["klein"]
     assert grid.tuned_settings("klein", "own", "tuned", "my-images", 100) == cold
 
@@ -552,7 +557,7 @@ def test_few_images_and_many_have_settings_of_their_own() -> None:
 def test_tuning_records_choice_and_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = tune.Profile((("embedded", 20),), Budget(2, 10, samples=2), ("gaussian",), 30)
     monkeypatch.setitem(tune.PROFILES, "bayes-mnist", small)
-    monkeypatch.setattr(tune, "stages", lambda *_: [tune._relative_rates("gaussian")])
+    monkeypatch.setattr(tune, "stages", lambda *_: [candidates._relative_rates("gaussian")])
     command = [
         "--profile",
         "bayes-mnist",
