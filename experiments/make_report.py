@@ -87,17 +87,26 @@ def make(runs: Sequence[Run], failed: int = 0) -> Document:
 
 
 def _introduction(page: Document, runs: Sequence[Run], table: Table, failed: int) -> None:
-    config = runs[0]["config"]
-    budget, hours = config["budget"], sum(run["results"]["train seconds"] for run in runs) / 3600
-    grid = "; ".join(f"{d} with n = {', '.join(map(str, table.sizes(d)))}" for d in table.datasets)
+    hours = sum(run["results"]["train seconds"] for run in runs) / 3600
     page.text(
-        f"{len(runs)} runs ({failed} failed), {hours:.1f} hours of training in all. Data: {grid}; {config['test_size']} "
-        f"test images a run. The same network ({budget['network']}: 3x3 convolutions with the prior, last layer "
-        f"deterministic with weight decay), batches and steps ({budget['steps']} of {budget['batch_size']} images) for "
-        f"all; {budget['samples']} posterior samples. Temperatures: {', '.join(table.temperatures)}; tuned means chosen on "
-        "validation data, for each method. Splits, batches and test images of a seed are the same for all methods. "
-        "Mean over seeds ± half its 95% interval (Student's t)."
+        f"{len(runs)} runs ({failed} failed), {hours:.1f} hours of training in all. Temperatures: "
+        f"{', '.join(table.temperatures)}; tuned means chosen on validation data, for each method. Splits, batches and test "
+        "images of a seed are the same for all methods, and so are network, batches and steps; the convolutions differ. The last "
+        "layer is deterministic, with weight decay. Mean over seeds ± half its 95% interval (Student's t)."
     )
+    rows = [["data", "training images", "network", "steps", "batch", "posterior samples", "test images"]]
+    for dataset in table.datasets:
+        sizes = ", ".join(map(str, table.sizes(dataset)))
+        of_it = [run["config"] for run in runs if run["config"]["dataset"] == dataset]
+        shared = {
+            (b["network"], b["steps"], b["batch_size"], b["samples"], config["test_size"])
+            for config in of_it
+            for b in [config["budget"]]
+        }
+        if len(shared) > 1:
+            raise ValueError(f"{dataset}: runs with several budgets; each belongs in a folder of its own")
+        rows.append([dataset, sizes, *map(str, shared.pop())])
+    page.table(rows)
 
 
 def _dataset(page: Document, runs: Sequence[Run], table: Table, dataset: str) -> None:

@@ -160,13 +160,20 @@ def variant_of(run: Run) -> Variant:
 
 
 class Table:
-    """Runs by place and method. Methods without a temperature are found at every one."""
+    """Runs by place and method. Methods without a temperature are found at every one.
+
+    Raises:
+        ValueError: two runs of a method at the same place with the same seed, but with other settings or budgets.
+    """
 
     def __init__(self, runs: Iterable[Run]) -> None:
         self._runs: dict[tuple[Cell, Variant], dict[int, Run]] = {}
         for run in runs:
             seeds = self._runs.setdefault((cell_of(run), variant_of(run)), {})
-            seeds[run["config"]["seed"]] = run
+            seed = run["config"]["seed"]
+            if seed in seeds:
+                _refuse_two(seeds[seed]["config"], run["config"])
+            seeds[seed] = run
         self.datasets = list(dict.fromkeys(cell.dataset for cell, _ in self._runs))
         self.temperatures = sorted({cell.temperature for cell, _ in self._runs})
         self.variants = sorted({variant for _, variant in self._runs}, key=_rank)
@@ -217,6 +224,15 @@ class Table:
             return Variant(method)
         choose: Callable[..., Variant] = max if more_is_better(measure) else min
         return choose(known, key=known.__getitem__)
+
+
+def _refuse_two(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    differ = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key)]
+    place = ", ".join(f"{key} {one[key]}" for key in _NEEDED)
+    raise ValueError(
+        f"two runs of one kind ({place}) that differ in {', '.join(sorted(differ)) or 'nothing'}: "
+        "sweeps with other settings or budgets belong in folders of their own"
+    )
 
 
 def learning_curves(table: Table, variants: Sequence[Variant]) -> dict[str, dict[str, LearningCurve]]:

@@ -51,7 +51,7 @@ SMALL_BUDGET = Budget(steps=150, samples=16, network="small")
 FULL_BUDGETS = {
     "mnist": Budget(steps=1000, samples=8, network="small"),
     "fashion-mnist": Budget(steps=1000, samples=8, network="small"),
-    "cifar10": Budget(steps=200, samples=4, network="resnet20"),
+    "cifar10": Budget(steps=150, samples=4, network="resnet20"),
 }
 
 

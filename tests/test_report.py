@@ -91,6 +91,26 @@ def test_pairs_cancel_what_seeds_share() -> None:
     assert spread.half_width > 5 * found.result.half_width
 
 
+@pytest.mark.parametrize("change", [{"settings": {"learning_rate": 0.02}}, {"test_size": 5}])
+def test_runs_that_differ_in_more_than_their_names_are_not_mixed(change: dict[str, Any]) -> None:
+    run = made_up()[0]
+    with pytest.raises(
+        ValueError, match=rf"two runs.*klein.*differ in {next(iter(change))}:.*folders of their own"
+    ):
+        Table([run, {**run, "config": {**run["config"], **change}}])
+
+
+def test_one_budget_for_a_data_set() -> None:
+    run = made_up()[0]
+    config = {**run["config"], "seed": 99, "budget": {**run["config"]["budget"], "steps": 4}}
+    with pytest.raises(ValueError, match="mnist: runs with several budgets"):
+        make_report.make([run, {**run, "config": config}])
+    elsewhere = {**run, "config": {**config, "dataset": "cifar10"}}
+    text = make_report.make([run, elsewhere]).markdown()
+    assert "| mnist | 50 | small | 3 | 5 | 2 | 100 |" in text
+    assert "| cifar10 | 50 | small | 4 | 5 | 2 | 100 |" in text
+
+
 def test_better_is_less_where_less_is_better() -> None:
     table = Table(made_up())
     for size, verdict in ((50, "better"), (500, "worse")):
