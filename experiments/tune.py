@@ -77,7 +77,7 @@ PROFILES = {
         for band, sizes in zip(("", "-large"), bands, strict=True)
     },
     **{
-        f"bayes-{dataset}-full": Profile([(dataset, None)], budget, LEADING, 1000)
+        f"bayes-{dataset}-full": Profile([(dataset, None)], budget, (*LEADING, "klein-residual"), 1000)
         for dataset, budget in FULL_BUDGETS.items()
     },
 }
