@@ -111,34 +111,6 @@ def test_pretrained_gaussian_at_the_mean_is_the_network_itself(network):
     assert repr(back) == repr(model)
 
 
-@pytest.mark.parametrize("network", ["resnet18", pytest.param("vgg16", marks=pytest.mark.slow)])
-def test_pretrained_klein_reports_what_it_could_not_represent(network):
-    model = shake_batch_norms(NETWORKS[network][0]())
-    include = ["conv1", "layer1"] if network == "resnet18" else None
-    bayes, x = tp.to_bayesian(model, init="pretrained", include=include), torch.randn(2, 3, 32, 32)
-    for layer in bayes_layers(bayes).values():
-        residual = layer.projection_residual
-        assert residual == 0 if layer.prior_name == "gaussian" else 0 < residual < 1
-    back = tp.to_deterministic(bayes)
-    with torch.no_grad(), tp.posterior_mean(bayes):
-        torch.testing.assert_close(back(x), bayes(x))
-    assert "residual" in str(tp.summary(bayes))
-
-
-def test_kernels_on_the_klein_bottle_survive_the_round_trip():
-    prior = tp.DecoderPrior.from_pretrained("klein-3x3")
-    model = nn.Sequential(nn.Conv2d(6, 8, 3), nn.ConvTranspose2d(8, 6, 3, groups=2)).eval()
-    with torch.no_grad():
-        model[0].weight.copy_(prior.sample((8, 6, 3, 3)))
-        model[1].weight.copy_(prior.sample((8, 3, 3, 3)))
-    bayes, x = tp.to_bayesian(model, init="pretrained"), torch.randn(2, 6, 8, 8)
-    for layer in bayes_layers(bayes).values():
-        assert layer.projection_residual < 0.05
-    with torch.no_grad():
-        y = model(x)
-        assert (tp.to_deterministic(bayes)(x) - y).norm() < 0.1 * y.norm()
-
-
 # --- which layers, with which prior ----------------------------------------------------------
 
 

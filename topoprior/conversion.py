@@ -14,7 +14,7 @@ from torch.nn.utils import skip_init
 
 from topoprior.bayes_layer import BayesLayer, PriorLike
 from topoprior.layers import BayesConvTranspose2d, BayesLinear, transpose_kernels
-from topoprior.priors import Shape, get_prior
+from topoprior.priors import Shape, check_positive, get_prior
 from topoprior.selection import (
     COUNTERPARTS,
     Selector,
@@ -30,6 +30,7 @@ def to_bayesian(
     prior: PriorLike | Sequence[PriorLike] = "klein-3x3",
     *,
     init: str = "prior",
+    relative_scale: float = 0.02,
     linear_prior: PriorLike | None = None,
     include: Selector | Sequence[Selector] | None = None,
     exclude: Selector | Sequence[Selector] = (),
@@ -47,6 +48,12 @@ def to_bayesian(
         init: "prior": each posterior starts around a draw from its prior. "pretrained": around the model's
             own weights, or the nearest that the posterior can represent; what is left over is the layer's
             ``projection_residual``. Biases are kept exactly.
+        relative_scale: with "pretrained", how far draws stray: every std of weights is at most this times the
+            root mean square of the layer's weights, so that a draw computes nearly what the mean computes,
+            whatever size the weights have (those of a bias: of its own or the weights', whichever is
+            larger; latents: see ``project_`` of the posterior). Weights that are all 0 are measured
+            by the prior instead. A posterior c times narrower has a KL larger by log c for each number; training
+            widens what the data leave open. Large values leave the prior's ``init_scale`` as it is.
         linear_prior: also convert Linear layers, with this prior. By default they stay: the noise of a
             Bayesian last layer goes straight into the logits.
         include, exclude: which layers: a glob of names ("layer4.*"), a module type, a predicate
@@ -60,8 +67,8 @@ def to_bayesian(
     parent reads their weights (in MultiheadAttention and the like) are left without one.
 
     Raises:
-        ValueError: nothing to convert, a name that matches nothing, an unknown ``init``, a layer without
-            weights yet (lazy modules).
+        ValueError: nothing to convert, a name that matches nothing, an unknown ``init``, a ``relative_scale``
+            that is not positive, a layer without weights yet (lazy modules).
         TypeError: ``model`` is no module, a selector of another type.
 
     Example:
@@ -79,7 +86,7 @@ def to_bayesian(
     model = model if inplace else _copy(model)
     chosen = select(model, include, exclude)
     reasons = reasons_to_leave(model)
-    rules = _Rules(prior, linear_prior, fallback, init)
+    rules = _Rules(prior, linear_prior, fallback, init, check_positive("relative_scale", relative_scale))
     replacements: dict[int, nn.Module] = {}
     warned = []
     for name, module in convertible_layers(model):
@@ -110,9 +117,11 @@ class _Rules:
         linear_prior: PriorLike | None,
         fallback: PriorLike | None,
         init: str,
+        relative_scale: float,
     ) -> None:
         self.priors: list[Any] = list(priors) if isinstance(priors, list | tuple) else [priors]
-        self.linear_prior, self.fallback, self.init = linear_prior, fallback, init
+        self.linear_prior, self.fallback = linear_prior, fallback
+        self.init, self.relative_scale = init, relative_scale
         for given in (*self.priors, linear_prior, fallback):
             if given is not None:
                 get_prior(given)  # a wrong name fails here, before any work
@@ -144,15 +153,24 @@ class _Rules:
         )
         layer.note = f"fallback: {why}" if why else ""
         if self.init == "pretrained":
-            layer.projection_residual = float(layer.weight_posterior.project_(weight))
-            if bias is not None and layer.bias_posterior is not None:
-                layer.bias_posterior.project_(bias)
+            self._start_from(layer, weight, bias)
         # Frozen stays frozen; what a prior itself does not learn must not be thawed.
         if not weight.requires_grad:
             layer.weight_posterior.requires_grad_(False)
         if bias is not None and not bias.requires_grad and layer.bias_posterior is not None:
             layer.bias_posterior.requires_grad_(False)
         return layer.train(module.training)
+
+    def _start_from(self, layer: BayesLayer, weight: Tensor, bias: Tensor | None) -> None:
+        """Center the layer's posteriors on ``weight`` and ``bias``, with stds small beside them."""
+        posterior = layer.weight_posterior
+        layer.projection_residual = float(posterior.project_(weight))
+        size = _size(posterior.mean()) or _size(layer.prior.sample(weight.shape))
+        posterior.narrow_(self.relative_scale * size)
+        if bias is not None and layer.bias_posterior is not None:
+            layer.bias_posterior.project_(bias)
+            # A bias near 0 is no measure of what noise it can bear.
+            layer.bias_posterior.narrow_(self.relative_scale * max(size, _size(bias)))
 
 
 def to_deterministic(model: nn.Module, *, sample: bool = False, inplace: bool = False) -> nn.Module:
@@ -222,6 +240,11 @@ def _weights(module: Any) -> tuple[Tensor, Tensor | None]:
     if isinstance(module, nn.ConvTranspose2d):
         weight = transpose_kernels(weight.detach(), module.groups).requires_grad_(weight.requires_grad)
     return weight, module.bias
+
+
+def _size(x: Tensor) -> float:
+    """Root mean square."""
+    return float(x.detach().double().square().mean().sqrt())
 
 
 def _copy(model: nn.Module) -> nn.Module:

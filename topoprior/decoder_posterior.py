@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from topoprior.decoding import Decode, Decoder
 from topoprior.latent_kl import latent_kl
 from topoprior.mean_field import Gaussian, MeanFieldPosterior
-from topoprior.priors import BoundedScale, Shape, WeightPosterior, draw_noise
+from topoprior.priors import BoundedScale, Shape, WeightPosterior, draw_noise, narrow_
 from topoprior.projection import nearest_kernels
 
 if TYPE_CHECKING:
@@ -172,6 +172,14 @@ class DecoderPosterior(WeightPosterior):
             self.residual.loc.zero_()
             self.residual.loc.copy_(weight - self.mean())
         return (weight - self.mean()).norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny)
+
+    def narrow_(self, std: float) -> None:
+        """Amplitudes and residual; :meth:`project_` narrows the latents. E|g(z)|^2 = 1 over k pixels."""
+        alpha_scale, beta_scale = self.scales
+        narrow_(self.log_scale[self.dim], std, alpha_scale / math.sqrt(self.shape[2:].numel()))
+        narrow_(self.log_scale[self.dim + 1], std, beta_scale)
+        if self.residual is not None:
+            self.residual.narrow_(std)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, prior={self.prior!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from topoprior.priors import (
     WeightPosterior,
     WeightPrior,
     draw_noise,
+    narrow_,
     normal_kl,
     register_prior,
 )
@@ -133,6 +135,11 @@ class FixedKernelsPosterior(WeightPosterior):
         solution = torch.linalg.solve(gram, basis.mT @ targets)
         self.loc.copy_(solution.squeeze(-1).movedim(-1, 0))
         return (weight - self.mean()).norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny)
+
+    def narrow_(self, std: float) -> None:
+        """Both amplitudes give a kernel's k pixels a norm of 1 on average."""
+        for row, scale in zip(self.log_scale, self.scales.tolist(), strict=True):
+            narrow_(row, std, scale / math.sqrt(self.shape[2:].numel()))
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, prior={self.prior!r}"

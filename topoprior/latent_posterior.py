@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topoprior.latent_projection import nearest_latents
-from topoprior.priors import BoundedScale, Shape, WeightPosterior, draw_noise, normal_kl
+from topoprior.priors import BoundedScale, Shape, WeightPosterior, draw_noise, narrow_, normal_kl
 
 if TYPE_CHECKING:
     from topoprior.latent_priors import EuclideanDecoderPrior
@@ -139,6 +139,12 @@ class EuclideanDecoderPosterior(WeightPosterior):
         self.loc.copy_(found.unflatten(0, self.shape[:2]))
         left = (weight - self.mean().to(weight)).norm()
         return left / weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)
+
+    def narrow_(self, std: float) -> None:
+        """The amplitudes; :meth:`project_` narrows the latents. E|g(z)|^2 = 1 over k pixels."""
+        alpha_scale, beta_scale = self.amplitude_scales.tolist()
+        narrow_(self.log_scale[..., -2], std, alpha_scale / math.sqrt(self.shape[2:].numel()))
+        narrow_(self.log_scale[..., -1], std, beta_scale)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, prior={self.prior!r}"

@@ -18,6 +18,7 @@ from topoprior.priors import (
     WeightPrior,
     check_positive,
     draw_noise,
+    narrow_,
     normal_kl,
     register_prior,
 )
@@ -222,6 +223,9 @@ class MeanFieldPosterior(WeightPosterior):
         with torch.no_grad():
             self.loc.copy_(weight)
         return weight.new_zeros(())
+
+    def narrow_(self, std: float) -> None:
+        narrow_(self.log_scale, std)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, prior={self.prior!r}, prior_scale={self.prior_scale:.3g}"

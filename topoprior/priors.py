@@ -69,6 +69,10 @@ class WeightPosterior(nn.Module, ABC):
             what is left over, |weight - mean| / |weight|: a scalar, 0 where every weight can be represented.
         """
 
+    def narrow_(self, std: float) -> None:  # noqa: B027 - not abstract: a posterior may have nothing to narrow
+        """Narrow the posterior, in place, so that each of its parts (a weight, an amplitude, a residual)
+        gives weights a standard deviation of at most ``std``. One without stds of its own does nothing."""
+
     def forward(self) -> Tensor:
         return self.rsample()
 
@@ -93,6 +97,13 @@ class WeightPrior(ABC):
     def serves(self, shape: Shape) -> bool:
         """Whether :meth:`posterior` takes weights of this shape."""
         return True
+
+
+@torch.no_grad()
+def narrow_(log_scale: Tensor, std: float, unit: float = 1.0) -> None:
+    """Clamp stds, given by their logarithms and in units of ``unit``, to at most ``std``, in place."""
+    if unit > 0:
+        log_scale.clamp_(max=math.log(std / unit))
 
 
 def draw_noise(sample_shape: Shape, shape: Shape, like: Tensor, antithetic: bool = False) -> Tensor:
