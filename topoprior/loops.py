@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from topoprior.coverings import Covering, FlatManifold
-from topoprior.groups import generate_group
+from topoprior.groups import generate_group, solvable
 from topoprior.spherical import SphericalSpaceForm
 
 Isometry = tuple[Tensor, Tensor]  # x -> A x + t
 _TOL = 1e-6
+_FINEST = 2.0**-22  # of a loop: what lies closer cannot be told apart in float32
+_SAFE = 0.25  # of the shortest loop: nearest lifts are unique below half of it
 
 
 class LoopReport(NamedTuple):
@@ -30,15 +32,17 @@ class LoopReport(NamedTuple):
     Attributes:
         generators: the class of every loop before, as isometries (A, t) of the cover.
         images: and after.
-        preserved: whether the images generate the whole group.
-        largest_step: the longest step of the lifted paths; the reading is safe while it is well below
-            the length of the shortest loop.
+        preserved: whether the images generate the whole group; None where a path jumps so far that its
+            lift is a guess, ``largest_step`` above a quarter of ``shortest_loop``.
+        largest_step: the longest step of the lifted paths.
+        shortest_loop: length of the shortest closed geodesic that is no point.
     """
 
     generators: list[Isometry]
     images: list[Isometry]
-    preserved: bool
+    preserved: bool | None
     largest_step: float
+    shortest_loop: float
 
 
 def generators(space: Covering) -> list[Isometry]:
@@ -115,11 +119,48 @@ def _cell(lattice: Tensor) -> float:
     return (lattice.T @ lattice).det().sqrt().item()
 
 
-def path_to(space: Covering, base: Tensor, element: Isometry, num: int) -> Tensor:
-    """The shortest path of the cover from ``base`` to its image, (num + 1, cover_dim), ends included."""
+def shortest_loop(space: Covering) -> float:
+    """Length of the shortest loop that cannot be drawn together, ``inf`` where every loop can.
+
+    On flat manifolds an element (A, t), A of order o, moves points by |v| / o at least, v the lattice
+    vector that its o-th power translates by.
+
+    Raises:
+        TypeError: neither a flat manifold nor a spherical space form.
+
+    Example:
+        >>> import topoprior as tp
+        >>> shortest_loop(tp.KleinBottle()), round(shortest_loop(tp.RealProjectiveSpace(2)), 4)
+        (1.0, 3.1416)
+    """
+    if isinstance(space, SphericalSpaceForm):
+        return space.shortest if space.num_sheets > 1 else math.inf
+    if not isinstance(space, FlatManifold):
+        raise TypeError(f"space: expected a flat manifold or a spherical space form, found {space!r}")
+    if not space.rank:
+        return math.inf
+    best = space.lattice.norm(dim=0).min().item()
+    if space.periods is None:  # along axes the shortest period is the shortest vector
+        best = math.hypot(*space._short_vectors(best)[1])
+    dual = torch.linalg.pinv(space.lattice)
+    for a, t in zip(space.linear[1:], space.shift[1:], strict=True):
+        order, power, total = 1, a, torch.eye(space.dim, dtype=a.dtype)
+        while (power - _identity(space)[0]).abs().max() > _TOL:
+            order, total, power = order + 1, total + power, power @ a
+        rows = (dual @ total @ space.lattice).round().long().tolist()
+        for vector in space._short_vectors(order * best):
+            shift = dual @ (torch.tensor(vector, dtype=a.dtype) - total @ t)
+            if solvable(rows, shift.round().long().tolist()):
+                best = min(best, math.hypot(*vector) / order)
+                break  # they come by length
+    return best
+
+
+def path_to(space: Covering, base: Tensor, element: Isometry, s: Tensor) -> Tensor:
+    """Points at s in [0, 1] (M,) of the shortest path of the cover from ``base`` to its image, (M, cover_dim)."""
     a, t = element
     end = a.to(base) @ base + t.to(base)
-    s = torch.linspace(0, 1, num + 1, dtype=base.dtype).unsqueeze(1)
+    s = s.to(base).unsqueeze(1)
     if isinstance(space, FlatManifold):
         return base + s * (end - base)
     across = end - (end @ base) * base
@@ -163,27 +204,79 @@ def follow_loops(
     *,
     base: Tensor | None = None,
     num: int = 400,
+    max_points: int = 20_000,
 ) -> LoopReport:
     """Send the generating loops of ``space`` through ``encode``, and read off what they became.
+
+    A loop is encoded at ``num`` points, and again between any two that came out farther apart than a quarter
+    of the shortest loop of the space, where the nearest lift could be the wrong one. Where halving does
+    not help, ``encode`` jumps: then ``preserved`` is None.
 
     Args:
         encode: points of the space, lifts (N, cover_dim), to points of the same space: render and encode.
         base: where the loops start, a lift (cover_dim,).
-        num: points on each loop.
+        num: points on each loop at first.
+        max_points: and at most.
+
+    Raises:
+        ValueError: ``num`` below 2, or ``base`` or what ``encode`` returns of another shape.
 
     Example:
         >>> import topoprior as tp
         >>> twice = follow_loops(tp.Circle(), lambda x: 2 * x)  # winds round twice
         >>> twice.preserved, twice.images[0][1].tolist()
         (False, [2.0])
+        >>> print(follow_loops(tp.Circle(), lambda x: 0.4 * x.floor()).preserved)  # jumps
+        None
     """
+    if num < 2:
+        raise ValueError(f"num: expected at least 2, found {num}")
     if base is None:
         base = _generic_point(space)
+    space._check_lift(base, "base")
+    shortest = shortest_loop(space)
     found, images, longest = generators(space), [], 0.0
     for element in found:
-        path = encode(path_to(space, base, element, num)).detach().double().cpu()
+        points = _encoded(space, encode, base, element, num, max_points, _SAFE * shortest)
         # The last point is the first one, on the other end of the loop: the same lift is asked for.
-        lifted = lift_path(space, torch.cat([path[:-1], path[:1]]))
-        longest = max(longest, lifted.diff(dim=0).norm(dim=1).max().item())
+        lifted = lift_path(space, torch.cat([points, points[:1]]))
+        longest = max(longest, _steps(space, points).max().item())
         images.append(deck_element(space, lifted[0], lifted[-1]))
-    return LoopReport(found, images, generate_all(space, images), longest)
+    kept = generate_all(space, images) if longest <= _SAFE * shortest else None
+    return LoopReport(found, images, kept, longest, shortest)
+
+
+def _encoded(
+    space: Covering,
+    encode: Callable[[Tensor], Tensor],
+    base: Tensor,
+    element: Isometry,
+    num: int,
+    max_points: int,
+    safe: float,
+) -> Tensor:
+    """The loop from ``base`` to its image after ``encode``, halved where steps exceed ``safe``, (M, cover_dim)."""
+
+    def at(s: Tensor) -> Tensor:
+        points = encode(path_to(space, base, element, s)).detach().double().cpu()
+        if points.shape != (len(s), space.cover_dim):
+            raise ValueError(
+                f"encode: expected to return shape {(len(s), space.cover_dim)}, found {tuple(points.shape)}"
+            )
+        return points
+
+    s = torch.arange(num, dtype=torch.float64) / num
+    points = at(s)
+    while True:
+        gaps = torch.cat([s[1:], s.new_ones(1)]) - s
+        wide = (_steps(space, points) > safe) & (gaps > _FINEST)
+        if not wide.any() or len(s) + int(wide.sum()) > max_points:
+            return points
+        between = s[wide] + gaps[wide] / 2
+        s, order = torch.cat([s, between]).sort()
+        points = torch.cat([points, at(between)])[order]
+
+
+def _steps(space: Covering, points: Tensor) -> Tensor:
+    """Distances between neighbours on a closed loop (M, cover_dim), (M,)."""
+    return space.distance(points, points.roll(-1, 0))
