@@ -115,7 +115,10 @@ class FixedKernelsPosterior(WeightPosterior):
         return self._weights(self.loc)
 
     def kl(self) -> Tensor:
-        return normal_kl(self.loc, self.log_scale, 1.0)
+        # Half precision has too few digits for a sum of squares, and float16 ends at 65,504.
+        half = self.loc.dtype in (torch.float16, torch.bfloat16)
+        loc, log_scale = (x.float() if half else x for x in (self.loc, self.log_scale))
+        return normal_kl(loc, log_scale, 1.0)
 
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:
