@@ -13,6 +13,7 @@ LEARNED = {
     "scale-mixture": (lambda **o: tp.ScaleMixture(**o), 2),
     "correlated-gaussian": (lambda **o: tp.CorrelatedGaussian(**o), 1),
     "klein-3x3": (lambda **o: tp.DecoderPrior.from_pretrained("klein-3x3", **o), None),
+    "klein-fixed": (lambda **o: tp.FixedKernels("klein-3x3", **o), 2),
     "euclidean-3x3": (lambda **o: tp.EuclideanDecoderPrior.from_pretrained("euclidean-3x3", **o), 2),
 }
 
