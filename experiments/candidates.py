@@ -20,7 +20,9 @@ def stages(profile: str, name: str) -> list[Stage]:
         first = _rates_and_starts(name, (3e-3, 1e-2, 2e-2), 0.1, (5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))
         return [first, _relative_rates(name)]
     if profile.endswith("-full"):
-        return [_fewer_decays, lambda best: _rates(best, (0.5, 2.0)), _slower_and_faster]
+        stages = [_fewer_decays, lambda best: _rates(best, (0.5, 2.0)), _slower_and_faster]
+        # The choice it begins with was made for another network.
+        return [*stages, _slow_convolutions] if "cifar10" in profile else stages
     if profile.startswith("bayes"):
         first = _rates_and_starts(
             name, (2e-3, 5e-3, 1e-2), 1.0, (1e-3, 2.5e-3, 5e-3), (2.0, 20.0), (0.03, 0.1)
@@ -113,3 +115,10 @@ def _fewer_decays(best: Settings) -> list[Settings]:
 
 def _slower_and_faster(best: Settings) -> list[Settings]:
     return [replace(best, relative_rate=best.relative_rate * f) for f in (0.5, 2.0)]
+
+
+def _slow_convolutions(best: Settings) -> list[Settings]:
+    """Three: convolutions that learn slowly beside a last layer that does not, as deep networks want it."""
+    rate, relative = best.learning_rate, best.relative_rate
+    pairs = ((4 * rate, relative / 8), (2 * rate, relative / 4), (rate, relative / 4))
+    return [replace(best, learning_rate=r, relative_rate=share) for r, share in pairs]

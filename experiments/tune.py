@@ -11,12 +11,13 @@ A profile is a network, a budget, data, and what may be chosen:
                       the noise at the start and the prior's scale, at T = 1
     bayes-mnist-large       on 500 and 1,000 images
     bayes-mnist-full        on 42,000 images and with more steps: -large's choice, then weight decay, both rates
+                            (bayes-cifar10-full has another network: the second rate over a wider range)
     tempered-mnist, tempered-mnist-large    bayes's choice, then the temperature and the learning rate again
     bayes-fashion-mnist, bayes-cifar10, ...    the same for other data
 
 Every method gets the same number of candidates. Each is trained on images drawn from the training pool and
 scored by its negative log likelihood on other images of the pool; test images are not looked at. Finished runs
-are kept, so the same command resumes.
+are kept, so the same command resumes, and candidates that the settings file holds are not trained again.
 """
 
 from __future__ import annotations
@@ -86,18 +87,32 @@ PROFILES = {
 # --- scores ------------------------------------------------------------------------------------
 
 
-def tune(profile: str, name: str, sources: Sources, folder: Path, seeds: int) -> list[dict[str, Any]]:
-    """All candidates of a method, best first: {"settings", "NLL", "accuracy"}."""
+def tune(
+    profile: str,
+    name: str,
+    sources: Sources,
+    folder: Path,
+    seeds: int,
+    known: Sequence[dict[str, Any]] = (),
+) -> list[dict[str, Any]]:
+    """All candidates of a method, best first: {"settings", "NLL", "accuracy"}. Those ``known`` are not trained again."""
     torch.set_num_threads(1)  # two methods at a time are faster than two threads for one
     best = _start(profile, name)
+    before = {_key(entry["settings"]): entry for entry in known}
     scored: dict[str, dict[str, Any]] = {}
     for stage in stages(profile, name):
         for settings in stage(best):
-            key = json.dumps(asdict(settings), sort_keys=True)
+            key = _key(asdict(settings))
             if key not in scored:
-                scored[key] = mean_score(PROFILES[profile], name, settings, sources, folder, seeds)
+                scored[key] = before.get(key) or mean_score(
+                    PROFILES[profile], name, settings, sources, folder, seeds
+                )
         best = Settings(**min(scored.values(), key=lambda entry: entry["NLL"])["settings"])
     return sorted(scored.values(), key=lambda entry: entry["NLL"])
+
+
+def _key(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
 
 
 def _start(profile: str, name: str) -> Settings:
@@ -195,7 +210,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = Sources(str(arguments.data_dir), dict(arguments.folder))
     pool = Parallel(arguments.jobs, return_as="generator")
     found = pool(
-        delayed(tune)(arguments.profile, name, sources, arguments.output, arguments.seeds)
+        delayed(tune)(
+            arguments.profile,
+            name,
+            sources,
+            arguments.output,
+            arguments.seeds,
+            recorded(arguments.settings, arguments.profile, name, arguments.seeds),
+        )
         for name in methods
     )
     for name, candidates in zip(methods, found, strict=True):
@@ -208,17 +230,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
 
 
+def _how(profile: str, seeds: int) -> dict[str, Any]:
+    """By what, on what and with which budget a profile's choice is made."""
+    cells = [f"{dataset}, n = {size or 'all'}" for dataset, size in PROFILES[profile].cells]
+    budget = asdict(PROFILES[profile].budget)
+    return {"by": "mean validation NLL", "on": cells, "seeds": seeds, "budget": budget}
+
+
+def recorded(path: Path, profile: str, name: str, seeds: int) -> list[dict[str, Any]]:
+    """A method's candidates in the settings file, where they were scored in the same way."""
+    profiles = json.loads(path.read_text(encoding="utf-8"))["profiles"] if path.is_file() else {}
+    entry = profiles.get(profile, {})
+    if entry.get("chosen") != _how(profile, seeds):
+        return []
+    return entry.get("candidates", {}).get(name, [])
+
+
 def record(path: Path, profile: str, name: str, candidates: list[dict[str, Any]], seeds: int) -> None:
     """Put the best candidate into the settings file, with what was tried and how each fared."""
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"profiles": {}}
     entry = settings["profiles"].setdefault(profile, {"methods": {}, "candidates": {}})
-    cells = [f"{dataset}, n = {size or 'all'}" for dataset, size in PROFILES[profile].cells]
-    entry["chosen"] = {
-        "by": "mean validation NLL",
-        "on": cells,
-        "seeds": seeds,
-        "budget": asdict(PROFILES[profile].budget),
-    }
+    entry["chosen"] = _how(profile, seeds)
     entry["methods"][name] = candidates[0]["settings"]
     entry.setdefault("candidates", {})[name] = [
         {**c, "NLL": round(c["NLL"], 4), "accuracy": round(c["accuracy"], 4)} for c in candidates

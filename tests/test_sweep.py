@@ -578,6 +578,10 @@ def test_tuning_records_choice_and_candidates(tmp_path: Path, monkeypatch: pytes
         methods.read_settings("cold")
     monkeypatch.setattr(training, "train", _must_not_run)
     tune.main(command)
+    # without the finished runs, the settings file knows
+    tune.main([*command, "--output", str(tmp_path / "empty")])
+    with pytest.raises(AssertionError):  # scored on two subsets: other figures
+        tune.main([*command, "--output", str(tmp_path / "empty"), "--seeds", "2"])
 
 
 def test_kernels_of_a_klein_layer_come_with_their_points() -> None:
