@@ -170,6 +170,20 @@ def test_copies_pickles_and_state_dicts(prior):
         assert torch.equal(same.kl(), posterior.kl())
 
 
+def test_autocast_leaves_the_kl_alone(prior):
+    posterior = disturb(one_posterior(prior))
+    parameters = list(posterior.parameters())
+    expected = posterior.kl()
+    with torch.autocast("cpu", torch.bfloat16):
+        kl = posterior.kl()
+    assert kl.dtype == torch.float32
+    assert torch.equal(kl, expected)
+    for found, wanted in zip(
+        torch.autograd.grad(kl, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
+        assert torch.equal(found, wanted)
+
+
 def test_kl_past_the_largest_float16(prior):
     """4,096 kernels at 300 prior stds: Gaussian KLs are some 1e8 nats, and finite."""
     posterior = one_posterior(prior, channels=(64, 64), dtype=torch.float16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -101,7 +102,10 @@ class CorrelatedPosterior(MeanFieldPosterior):
         )
         num_kernels, pixels = math.prod(self.shape[:2]), len(precision)
         log_dets = num_kernels * (self.log_det + 2 * pixels * scale.log()) - 2 * log_scale.sum()
-        energy = _MeanEnergy.apply(loc, log_scale, precision)[0]
+        device = loc.device.type
+        # The one KL with matrix products, which autocast would round to half precision.
+        with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+            energy = _MeanEnergy.apply(loc, log_scale, precision)[0]
         return 0.5 * (energy / scale.square() + log_dets - loc.numel())
 
 
