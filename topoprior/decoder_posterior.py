@@ -36,6 +36,7 @@ class DecoderPosterior(WeightPosterior):
 
     matrix: Tensor
     kl_kind = "bound"
+    prior_buffers = ("matrix",)
     #: Whether draws and KL are compiled: :func:`topoprior.compile_posteriors`.
     compiled: bool = False
 
@@ -49,15 +50,12 @@ class DecoderPosterior(WeightPosterior):
         rows = (prior.covering.dim + 2, *self.shape[:2])
         self.loc = nn.Parameter(torch.empty(rows, **options))
         self.log_scale = nn.Parameter(torch.empty(rows, **options))
-        # alpha g(z) + beta / sqrt(k) as one matrix product, with the prior's scales in the matrix.
         scale = prior.scales(shape)
         pixels = math.prod(prior.kernel_size)
-        constant = torch.full((1, pixels), scale.beta / math.sqrt(pixels))
-        matrix = torch.cat([self.waves.matrix.float() * scale.alpha, constant])
-        # Not part of the state: it belongs to the prior, and the prior to the layer's configuration.
-        self.register_buffer("matrix", matrix.to(**options), persistent=False)
-        self.decoder = Decoder(self.waves)
         self.scales = scale.alpha, scale.beta / math.sqrt(pixels)
+        # alpha g(z) + beta / sqrt(k) as one matrix product, with the prior's scales in the matrix.
+        self.register_buffer("matrix", torch.empty(len(self.waves.matrix) + 1, pixels, **options))
+        self.decoder = Decoder(self.waves)
         self.residual: MeanFieldPosterior | None = None
         if scale.residual > 0:
             pixelwise = Gaussian(
@@ -81,8 +79,14 @@ class DecoderPosterior(WeightPosterior):
         """Stds of z, (out, in, dim)."""
         return self.log_scale[: self.dim].exp().movedim(0, -1)
 
+    def fill_buffers(self) -> None:
+        alpha_scale, beta_scale = self.scales
+        self.matrix[:-1] = self.waves.matrix.float() * alpha_scale
+        self.matrix[-1] = beta_scale
+
     def reset_parameters(self) -> None:
         """A draw from the prior, with z spread uniformly over the space."""
+        self.fill_buffers()
         space, loc = self.prior.covering, self.loc
         with torch.no_grad():
             z = space.sample_uniform(loc.shape[1:], loc.dtype, loc.device)

@@ -74,24 +74,33 @@ class FixedKernelsPosterior(WeightPosterior):
     """Parameters ``loc`` and ``log_scale``, (2, out, in): alpha and beta in units of their prior stds."""
 
     latents: Tensor
+    coefficients: Tensor
     scales: Tensor
+    prior_buffers = ("coefficients", "scales")
 
     def __init__(
         self, prior: FixedKernels, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
         self.prior, self.shape = prior, torch.Size(shape)
-        scales = prior.decoder.scales(shape)
+        self._scales = prior.decoder.scales(shape)[:2]
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.loc = nn.Parameter(torch.empty(2, *self.shape[:2], **options))
         self.log_scale = nn.Parameter(torch.empty(2, *self.shape[:2], **options))
         self.register_buffer("latents", torch.empty(*self.shape[:2], prior.decoder.covering.dim, **options))
-        self.register_buffer("scales", torch.tensor([scales.alpha, scales.beta], **options))
+        self.register_buffer("coefficients", torch.empty(prior.decoder.coefficients.shape, **options))
+        self.register_buffer("scales", torch.empty(2, **options))
         self.factors = BoundedScale(2, prior.empirical_bayes, **options)
         self.reset_parameters()
 
+    def fill_buffers(self) -> None:
+        self.coefficients.copy_(self.prior.decoder.coefficients)
+        for i, scale in enumerate(self._scales):
+            self.scales[i] = scale
+
     def reset_parameters(self) -> None:
         """A draw from the prior, with new filters."""
+        self.fill_buffers()
         space, loc = self.prior.decoder.covering, self.loc
         with torch.no_grad():
             self.latents.copy_(space.sample_uniform(loc.shape[1:], loc.dtype, loc.device))

@@ -55,6 +55,7 @@ class EuclideanDecoderPosterior(WeightPosterior):
     nodes: Tensor
     node_weights: Tensor
     kl_kind = "bound"
+    prior_buffers = ("amplitude_scales",)
 
     def __init__(
         self,
@@ -68,10 +69,10 @@ class EuclideanDecoderPosterior(WeightPosterior):
         self.prior, self.shape = prior, torch.Size(shape)
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         alpha_scale, beta_scale = prior.scales(shape)
-        scales = torch.tensor([alpha_scale, beta_scale / math.sqrt(math.prod(prior.kernel_size))])
+        self._scales = alpha_scale, beta_scale / math.sqrt(math.prod(prior.kernel_size))
         self.loc = nn.Parameter(torch.empty(*self.shape[:2], prior.dim + 2, **options))
         self.log_scale = nn.Parameter(torch.empty_like(self.loc))
-        self.register_buffer("amplitude_scales", scales.to(self.loc), persistent=False)
+        self.register_buffer("amplitude_scales", torch.empty(2, **options))
         for name, numbers in zip(
             ("nodes", "node_weights"), hermite_grid(prior.dim, _MEAN_NODES), strict=True
         ):
@@ -81,7 +82,12 @@ class EuclideanDecoderPosterior(WeightPosterior):
         self.factors = BoundedScale(2, prior.empirical_bayes, **options)
         self.reset_parameters()
 
+    def fill_buffers(self) -> None:
+        for i, scale in enumerate(self._scales):
+            self.amplitude_scales[i] = scale
+
     def reset_parameters(self) -> None:
+        self.fill_buffers()
         with torch.no_grad():
             self.loc.normal_()
             self.log_scale[..., : self.prior.dim].fill_(math.log(self.prior.init_latent_scale))

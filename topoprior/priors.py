@@ -35,6 +35,8 @@ class WeightPosterior(nn.Module, ABC):
 
     shape: torch.Size
     kl_kind: str = "exact"
+    #: Buffers that are known from the prior. They are saved, so that the state of another prior is refused.
+    prior_buffers: tuple[str, ...] = ()
 
     @abstractmethod
     def reset_parameters(self) -> None:
@@ -73,8 +75,36 @@ class WeightPosterior(nn.Module, ABC):
         """Narrow the posterior, in place, so that each of its parts (a weight, an amplitude, a residual)
         gives weights a standard deviation of at most ``std``. One without stds of its own does nothing."""
 
+    def fill_buffers(self) -> None:  # noqa: B027 - not abstract: most posteriors have none
+        """Write into the buffers what is known from the prior."""
+
     def forward(self) -> Tensor:
         return self.rsample()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *lists: list[str]
+    ) -> None:
+        self.fill_buffers()
+        for name in self.prior_buffers:
+            own, found = getattr(self, name), state_dict.get(prefix + name)
+            if found is None or own.is_meta:
+                continue
+            if not _alike(own, found):
+                *_, errors = lists
+                errors.append(
+                    f"{prefix + name}: expected that of the layer's own prior, {getattr(self, 'prior', None)!r}, "
+                    "found that of another prior, or of the same with another gain or other fractions"
+                )
+            state_dict[prefix + name] = own.detach()  # the other may have been through half precision
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Equal up to two roundings to bfloat16, which keeps 8 bits."""
+    if a.shape != b.shape:
+        return False
+    a, b = a.double(), b.to(a.device).double()
+    return bool(((a - b).abs() <= 0.01 * a.abs() + 1e-5 * a.abs().max()).all())
 
 
 class WeightPrior(ABC):

@@ -1,0 +1,91 @@
+"""What a layer carries into state_dicts, copies and pickles, and what it refuses to load."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import topoprior as tp
+from topoprior.priors import prior_names
+
+DECODER = tp.DecoderPrior.from_pretrained
+NAMES = [name for name in prior_names() if tp.get_prior(name).serves((4, 3, 3, 3))]
+
+
+def conv(prior="klein-3x3", **options):
+    return tp.BayesConv2d(3, 4, 3, prior=prior, **options)
+
+
+def through_a_file(state):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+# --- state_dicts of another prior ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("saved", "loading"),
+    [
+        ("klein-3x3", "torus-3x3"),
+        ("torus-3x3", "klein-3x3"),
+        ("klein-natural-3x3", "klein-3x3"),
+        (DECODER("klein-3x3", gain=1.0), "klein-3x3"),
+        (DECODER("klein-3x3", mean_fraction=0.2), "klein-3x3"),
+        (tp.EuclideanDecoderPrior.from_pretrained("euclidean-3x3", gain=1.0), "euclidean-3x3"),
+        (tp.FixedKernels("torus-3x3"), "klein-fixed"),
+        (tp.FixedKernels(DECODER("klein-3x3", gain=1.0)), "klein-fixed"),
+    ],
+    ids=str,
+)
+def test_the_state_of_another_prior_is_refused(saved, loading):
+    layer, state = conv(loading), through_a_file(conv(saved).state_dict())
+    before = layer.weight_posterior.mean()
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match="weight_posterior.*expected that of the layer's own prior"):
+            nn.Sequential(layer).load_state_dict({f"0.{k}": v for k, v in state.items()}, strict=strict)
+    assert layer.weight_posterior.mean().shape == before.shape == (4, 3, 3, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("saved", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("loading", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_states_load_across_precisions_and_lose_no_digits_of_the_prior(name, saved, loading):
+    layer, state = conv(name, dtype=loading), through_a_file(conv(name).to(saved).state_dict())
+    posterior = layer.weight_posterior
+    before = {n: getattr(posterior, n).clone() for n in posterior.prior_buffers}
+    layer.load_state_dict(state, strict=True)
+    assert torch.equal(posterior.loc, state["weight_posterior.loc"].to(loading))
+    for n, expected in before.items():
+        assert torch.equal(getattr(posterior, n), expected)
+    through_half = copy.deepcopy(layer).bfloat16().to(loading)
+    conv(name, dtype=loading).load_state_dict(through_half.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_copies_pickles_and_states_draw_alike(name):
+    layer, x = conv(name), torch.randn(2, 3, 6, 6)
+    loaded, assigned = conv(name), conv(name)
+    loaded.load_state_dict(through_a_file(layer.state_dict()), strict=True)
+    assigned.load_state_dict(through_a_file(layer.state_dict()), strict=True, assign=True)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded, assigned):
+        outputs = []
+        for each in (layer, other):
+            torch.manual_seed(1)
+            outputs.append((each(x), each.kl()))
+        torch.testing.assert_close(*outputs, rtol=0, atol=0)
+        half = copy.deepcopy(other).half()
+        assert half.weight_posterior.rsample().dtype == torch.float16
+
+
+def test_a_state_without_the_matrix_is_incomplete():
+    state = conv().state_dict()
+    del state["weight_posterior.matrix"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*weight_posterior\.matrix"):
+        conv().load_state_dict(state)
+    conv().load_state_dict(state, strict=False)
