@@ -3,16 +3,19 @@
     python experiments/klein_circles.py                                  # the table: 3 models, 3 seeds, 50 epochs
     python experiments/klein_circles.py --data klein --model klein --seeds 10 --epochs 20 --num-images 20000
     python experiments/klein_circles.py --data torus --model torus
+    python experiments/klein_circles.py --report --output experiments/results/klein-circles
 
 Network sizes are the published ones, 900-1024-512-128-32 and back, unless --hidden says otherwise. Every
 finished run is kept in OUTPUT/runs and every epoch in OUTPUT/checkpoints, so the same command resumes a job
-that was stopped. Writes results.json, report.md and pictures. See --help.
+that was stopped. Writes results.json, report.md and pictures; --report writes the last two again from what is
+stored. See --help.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import sys
 import time
@@ -22,11 +25,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees only its own folder
 
+import numpy as np
 import torch
 
 import topoprior as tp
 from experiments.klein_circles_data import NUM_PUBLISHED, PUBLISHED_SEED, SETS, ImageSet, Split, image_set
-from experiments.klein_circles_report import markdown, pictures
+from experiments.klein_circles_pictures import (
+    curves_picture,
+    latents_picture,
+    picture_data,
+    png,
+    to_bytes,
+)
+from experiments.klein_circles_report import markdown
 from experiments.klein_circles_scores import evaluate
 from topoprior.checkpoints import write_atomically
 from topoprior.vae_training import fit
@@ -47,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.num_images < 1000:
         parser.error(f"--num-images: expected at least 1,000, found {arguments.num_images}")
+    if arguments.report:
+        path = arguments.output / "results.json"
+        if not path.exists():
+            parser.error(f"--report: no {path}")
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        print(write_report(runs, image_set(runs[0]["config"]["data"]), arguments.output))
+        return
     images = image_set(arguments.data)
     print(f"rendering {arguments.num_images:,} images", file=sys.stderr)
     split = images.split(arguments.num_images, PUBLISHED_SEED)
@@ -58,12 +76,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"\nstopped; the same command resumes from {arguments.output}", file=sys.stderr)
         sys.exit(130)
-    report = markdown(runs, arguments)
     write_json(arguments.output / "results.json", {"runs": runs})
-    write_atomically(arguments.output / "report.md", report.encode())
-    print(report)
-    for name, data in pictures(runs, images, split, arguments.output / "checkpoints", build).items():
-        write_atomically(arguments.output / name, data)
+    store_picture_data(runs, images, split, arguments.output)
+    print(write_report(runs, images, arguments.output))
+
+
+def store_picture_data(runs: list[dict[str, Any]], images: ImageSet, split: Split, folder: Path) -> None:
+    """What the pictures need of the first run of every model, read off its checkpoint once."""
+    for run in first_runs(runs):
+        path = folder / "runs" / f"{run['name']}.npz"
+        checkpoint = folder / "checkpoints" / f"{run['name']}.pt"
+        if path.exists() or not checkpoint.exists():
+            continue
+        vae = build(run["config"], images, split.train[0].shape[1:])
+        vae.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["best_state"])
+        write_atomically(path, to_bytes(picture_data(vae, images, *split.test)))
+
+
+def write_report(runs: list[dict[str, Any]], images: ImageSet, folder: Path) -> str:
+    """Draws the pictures whose data are stored, others stay as they are; then report.md."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        write_atomically(folder / "curves.png", png(curves_picture(runs)))
+        for run in first_runs(runs):
+            path = folder / "runs" / f"{run['name']}.npz"
+            if path.exists():
+                model = run["config"]["model"]
+                with np.load(path) as data:
+                    figure = latents_picture(MODELS[model](), images, dict(data))
+                write_atomically(folder / f"latents-{model}.png", png(figure))
+    report = markdown(runs, images, folder)
+    write_atomically(folder / "report.md", report.encode())
+    return report
+
+
+def first_runs(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first run of every model."""
+    return list({run["config"]["model"]: run for run in reversed(runs)}.values())
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -100,6 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--topology-points", type=int, default=400, help="of the bottleneck scores; 0: leave them out")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--output", type=Path, default=Path("experiments/results/klein-circles"))
+    add("--report", action="store_true", help="only write report.md and pictures again, from OUTPUT")
     add("--no-progress", action="store_true")
     return parser
 

@@ -36,20 +36,32 @@ class Split(NamedTuple):
     test: tuple[Tensor, Tensor]
 
 
+class Colour(NamedTuple):
+    """A function on a space to colour points by: ``of`` gives all lifts of a point one value in [0, 1]."""
+
+    name: str
+    of: Callable[[Tensor], Tensor]
+    cyclic: bool = False  # 0 and 1 are the same colour
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """A copy of a space among images.
 
     Attributes:
+        title: of a report.
         space: where the generating points live.
         render: lifts (N, cover_dim) -> images (N, H, W).
         sample_points: (num, generator) -> lifts (num, cover_dim), uniform.
+        colours: two functions on the space that tell its points apart in a picture.
         seamless: whether the images are continuous functions of the point.
     """
 
+    title: str
     space: tp.Covering
     render: Callable[[Tensor], Tensor]
     sample_points: Callable[[int, torch.Generator], Tensor]
+    colours: tuple[Colour, Colour]
     seamless: bool = True
 
     def split(self, num: int, seed: int) -> Split:
@@ -173,24 +185,64 @@ def image_set(name: str) -> ImageSet:
     return SETS[name]()
 
 
-def _disk_set(space: tp.Covering, pixels: Tensor, radius: float = RADIUS) -> ImageSet:
-    return ImageSet(space, disks(space, pixels, radius), _uniform(space))
+def _disk_set(
+    title: str, space: tp.Covering, pixels: Tensor, colours: tuple[Colour, Colour], radius: float = RADIUS
+) -> ImageSet:
+    return ImageSet(title, space, disks(space, pixels, radius), _uniform(space), colours)
 
 
 def _moebius() -> ImageSet:
     reach = MOEBIUS_HALF_WIDTH + RADIUS  # no disk is cut off
     space = tp.MoebiusBand()
-    return ImageSet(space, disks(space, _square_pixels(-reach, reach), RADIUS), _moebius_points)
+    render = disks(space, _square_pixels(-reach, reach), RADIUS)
+    return ImageSet("Disks on the Moebius band", space, render, _moebius_points, (_U, _ABS_W))
 
+
+def _rotations() -> ImageSet:
+    group = tp.RotationGroup()
+
+    def height(axis: str, column: int) -> Colour:
+        return Colour(
+            f"height of the turned {axis} axis", lambda q: 0.5 + 0.5 * group.matrix(q)[..., 2, column]
+        )
+
+    colours = height("z", 2), height("x", 0)
+    return ImageSet("A body in all positions", group, render_rotations, _uniform(group), colours)
+
+
+# The glide takes (u, v) to (u + 1, -v): u modulo 1 and even functions of v are functions on the space.
+_U = Colour("u", lambda x: x[..., 0] % 1, cyclic=True)
+_V = Colour("v", lambda x: x[..., 1] % 1, cyclic=True)
+_COS_V = Colour("(1 + cos 2πv) / 2", lambda x: 0.5 + 0.5 * (2 * math.pi * x[..., 1]).cos())
+_ABS_W = Colour("|w|", lambda x: x[..., 1].abs())
+_Z_SQUARED = Colour("z²", lambda x: x[..., 2].square())
+_ANGLE = Colour(
+    "direction of (x, y), mod π",
+    lambda x: torch.atan2(x[..., 1], x[..., 0]) / math.pi % 1,
+    cyclic=True,
+)
 
 SETS: dict[str, Callable[[], ImageSet]] = {
-    "published": lambda: ImageSet(tp.KleinBottle(), render_published, published_points, seamless=False),
-    "klein": lambda: _disk_set(tp.KleinBottle(), _square_pixels()),
-    "torus": lambda: _disk_set(tp.Torus(2), _square_pixels()),
+    "published": lambda: ImageSet(
+        "Klein-Circles, as published",
+        tp.KleinBottle(),
+        render_published,
+        published_points,
+        (_U, _COS_V),
+        seamless=False,
+    ),
+    "klein": lambda: _disk_set(
+        "Disks on the Klein bottle", tp.KleinBottle(), _square_pixels(), (_U, _COS_V)
+    ),
+    "torus": lambda: _disk_set("Disks on the torus", tp.Torus(2), _square_pixels(), (_U, _V)),
     "moebius": _moebius,
     # The radius whose disk covers the same share of the space as on the Klein bottle.
     "projective": lambda: _disk_set(
-        tp.RealProjectiveSpace(2), _hemisphere_pixels(), math.acos(1 - math.pi * RADIUS**2)
+        "Disks on the projective plane",
+        tp.RealProjectiveSpace(2),
+        _hemisphere_pixels(),
+        (_Z_SQUARED, _ANGLE),
+        math.acos(1 - math.pi * RADIUS**2),
     ),
-    "rotations": lambda: ImageSet(tp.RotationGroup(), render_rotations, _uniform(tp.RotationGroup())),
+    "rotations": _rotations,
 }

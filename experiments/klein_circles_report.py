@@ -1,94 +1,142 @@
-"""Tables and pictures of the Klein-Circles runs."""
+"""The report of the Klein-Circles runs, from what is stored of them."""
 
 from __future__ import annotations
 
-import argparse
-import io
+import json
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.klein_circles_data import ImageSet, Split
+from experiments.klein_circles_data import ImageSet
+from experiments.klein_circles_targets import LOOPS, targets
+from topoprior.loops import SAFE_STEP, shortest_loop
 from topoprior.spectral import Fit
 
+Run = dict[str, Any]
+BOTTLENECKS = tuple(f"bottleneck H{degree} Z/{field}" for field in (2, 3) for degree in (1, 2))
 # github.com/bekemax/KleinVAE, results/klein_circles/results.csv, seed 28.
 PUBLISHED = {
-    "klein": (62.22, 76.68, 0.1261),
-    "torus": (121.03, 132.61, 0.1455),
-    "euclidean": (20.46, 31.98, 0.1876),
+    model: dict(
+        zip(("reconstruction NLL", "negative ELBO", "bottleneck", *BOTTLENECKS), numbers, strict=True)
+    )
+    for model, numbers in {
+        "klein": (62.22, 76.68, 0.1261, 0.1325, 0.1819, 0.1643, 0.0256),
+        "torus": (121.03, 132.61, 0.1455, 0.2370, 0.1672, 0.1160, 0.0619),
+        "euclidean": (20.46, 31.98, 0.1876, 0.2532, 0.1819, 0.2532, 0.0619),
+    }.items()
 }
 COLUMNS = (
     "reconstruction NLL",
     "negative ELBO",
     "KL",
+    *BOTTLENECKS,
     "bottleneck",
     "trustworthiness",
     "continuity",
     "isometry distance",
-    "loops kept",
+    LOOPS,
     "seam jump",
 )
+_NOTES = {
+    "bottleneck": "**Bottleneck** distances between Rips diagrams, degree and field as named, and the mean of the "
+    "four: computed as published; they measure the latent metric, not the encoder.",
+    LOOPS: "**Loops kept**: runs whose encoder carries the generating loops to generators of the fundamental group; "
+    "unclear where it jumps by more than a quarter of the shortest loop, so that a lift of the path is a guess.",
+    "isometry distance": "**Isometry distance**: mean distance to the true point after the best isometry.",
+    "seam jump": "**Seam jump**: largest change of a decoded probability between two lifts of a point.",
+}
 
 
-def markdown(runs: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
-    """The published columns beside ours, then every run."""
+def markdown(stored: Sequence[Run], images: ImageSet, folder: Path) -> str:
+    """report.md: the table, the targets, every run, and the pictures that are in ``folder``."""
+    runs = [_checked(run, images) for run in stored]
+    config, published = runs[0]["config"], runs[0]["config"]["data"] == "published"
     models = list(dict.fromkeys(run["config"]["model"] for run in runs))
+    seeds = sorted({run["config"]["seed"] for run in runs})
+    used = [column for column in COLUMNS if any(column in run["results"] for run in runs)]
     lines = [
-        f"# Klein-Circles: {arguments.data}",
+        f"# {images.title}" + (", without warm start" if config["cold"] else ""),
         "",
-        f"{arguments.num_images:,} images (80 / 10 / 10), {arguments.epochs} epochs, {arguments.seeds} seeds "
-        f"from {arguments.first_seed}, at most {max(run['parameters'] for run in runs):,} parameters. "
-        "Test set; mean and standard deviation over seeds. Lower is better, but for trustworthiness, continuity "
-        "and loops. Published: one seed.",
+        f"{config['num_images']:,} images (80 / 10 / 10), {config['epochs']} epochs in {config['precision']}, "
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
+        f"at most {max(run['parameters'] for run in runs):,} parameters. "
+        "Test set; mean ± standard deviation over seeds. Lower is better, but for trustworthiness, continuity "
+        "and loops." + (" Published: one seed, 50 epochs." if published else ""),
         "",
-        "| model | " + " | ".join(COLUMNS) + " |",
-        "|---|" + "---|" * len(COLUMNS),
+        *_header("model", *used),
     ]
     for model in models:
         chosen = [run["results"] for run in runs if run["config"]["model"] == model]
-        lines.append(f"| {model} | " + " | ".join(_cell(chosen, column) for column in COLUMNS) + " |")
-        if arguments.data == "published" and model in PUBLISHED:
-            nll, elbo, bottleneck = PUBLISHED[model]
-            numbers = {"reconstruction NLL": nll, "negative ELBO": elbo, "bottleneck": bottleneck}
-            cells = [f"{numbers[c]:g}" if c in numbers else "" for c in COLUMNS]
-            lines.append(f"| {model}, published | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "Bottleneck: mean over degrees 1, 2 and fields Z/2, Z/3, as published; it measures the latent metric, "
-        "not the encoder. Loops kept: runs whose encoder carries the generating loops to generators of the "
-        "fundamental group. Isometry distance: mean distance to the true point after the best isometry. Seam "
-        "jump: largest change of a decoded probability between two lifts of a point.",
-        "",
-        "| model | seed | negative ELBO | trustworthiness | continuity | loops kept | warm start mismatch | minutes |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for run in runs:
-        results, start = run["results"], run["warm_start"]
-        mismatch = "" if start is None else f"{_mismatch(start):.3f}"
-        minutes = "" if run["seconds"] is None else f"{run['seconds'] / 60:.1f}"
-        scores = [results[c] for c in ("negative ELBO", "trustworthiness", "continuity")]
-        numbers_text = " | ".join(f"{value:.4g}" for value in scores)
-        kept = results.get("loops kept", "")
-        lines.append(
-            f"| {run['config']['model']} | {run['config']['seed']} | {numbers_text} | {kept} | {mismatch} | {minutes} |"
-        )
+        lines.append(_row(model, *(_cell(chosen, column) for column in used)))
+        if published and model in PUBLISHED:
+            known = PUBLISHED[model]
+            lines.append(
+                _row(f"{model}, published", *(f"{known[c]:g}" if c in known else "" for c in used))
+            )
+    lines += ["", " ".join(note for column, note in _NOTES.items() if column in used)]
+    rows = (
+        [] if config["cold"] else targets(runs, images, _read(folder, "throughput"), _read(folder, "cost"))
+    )
+    if rows:
+        lines += [
+            "",
+            "## Targets",
+            "",
+            *_header("", "target", "result", "met"),
+            *(_row(*row) for row in rows),
+        ]
+    lines += ["", "## Every run", "", *_every_run(runs, images)]
+    for picture in ["curves.png", *(f"latents-{model}.png" for model in models)]:
+        if (folder / picture).exists():
+            lines += ["", f"![{picture.removesuffix('.png')}]({picture})"]
     return "\n".join(lines) + "\n"
 
 
-def _mismatch(start: dict[str, float]) -> float:
-    return Fit(torch.empty(0), **start).mismatch
+def _checked(run: Run, images: ImageSet) -> Run:
+    """The run with its results as they may be shown."""
+    results = dict(run["results"])
+    if not math.isfinite(images.space.volume):
+        # The scale of an open direction is the prior's, not that of the generating points.
+        results.pop("isometry distance", None)
+    if "largest step" in results:
+        results["largest step"] /= shortest_loop(images.space)
+        if results["largest step"] > SAFE_STEP:
+            results[LOOPS] = None
+    return {**run, "results": results}
+
+
+def _every_run(runs: Sequence[Run], images: ImageSet) -> list[str]:
+    columns = ("negative ELBO", "trustworthiness", "continuity")
+    lines = _header(
+        "model", "seed", *columns, LOOPS, "largest step / shortest loop", "warm start mismatch", "minutes"
+    )
+    for run in runs:
+        results, start = run["results"], run["warm_start"]
+        lines.append(
+            _row(
+                run["config"]["model"],
+                run["config"]["seed"],
+                *(f"{results[c]:.4g}" for c in columns),
+                {True: "yes", False: "no", None: "unclear"}[results[LOOPS]] if LOOPS in results else "",
+                f"{results['largest step']:.3f}" if "largest step" in results else "",
+                "" if start is None else f"{Fit(torch.empty(0), **start).mismatch:.3f}",
+                "" if run["seconds"] is None else f"{run['seconds'] / 60:.1f}",
+            )
+        )
+    return lines
 
 
 def _cell(results: list[dict[str, Any]], column: str) -> str:
     values = [result[column] for result in results if column in result]
     if not values:
         return ""
-    if column == "loops kept":
-        return f"{sum(values)} of {len(values)}"
+    if column == LOOPS:
+        unclear = values.count(None)
+        return f"{values.count(True)} of {len(values)}" + (f", {unclear} unclear" if unclear else "")
     if column == "seam jump":
         return f"{max(values):.0e}"
     digits = max(0, 3 - math.ceil(math.log10(max(abs(statistics.fmean(values)), 1e-9))))
@@ -96,71 +144,14 @@ def _cell(results: list[dict[str, Any]], column: str) -> str:
     return f"{statistics.fmean(values):.{digits}f}{spread}"
 
 
-def pictures(
-    runs: list[dict[str, Any]],
-    images: ImageSet,
-    split: Split,
-    checkpoints: Path,
-    build: Callable[..., Any],
-) -> dict[str, bytes]:
-    """curves.png (validation), and of the first run of every model latents and decoded grids; none
-    without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError:
-        return {}
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figures = {}
-    figure, axis = plt.subplots(figsize=(6, 4))
-    colors: dict[str, str] = {}
-    for run in runs:
-        model = run["config"]["model"]
-        label = None if model in colors else model
-        color = colors.setdefault(model, f"C{len(colors)}")
-        axis.plot(range(1, len(run["validation"]) + 1), run["validation"], color=color, label=label)
-    axis.set(xlabel="epoch", ylabel="negative ELBO, validation (nats)", yscale="log")
-    axis.legend()
-    figures["curves.png"] = figure
-
-    firsts = {run["config"]["model"]: run for run in reversed(runs)}
-    for model, run in firsts.items():
-        path = checkpoints / f"{run['name']}.pt"
-        if not path.exists():
-            continue
-        vae = build(run["config"], images, split.train[0].shape[1:])
-        vae.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["best_state"])
-        figures[f"latents-{model}.png"] = _latents(plt, vae, split)
-    encoded = {}
-    for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=110, bbox_inches="tight")
-        plt.close(figure)
-        encoded[name] = buffer.getvalue()
-    return encoded
+def _header(*names: str) -> list[str]:
+    return [_row(*names), "|" + "---|" * len(names)]
 
 
-@torch.no_grad()
-def _latents(plt: Any, vae: Any, split: Split) -> Any:
-    """Latents of test images, colored by either generating coordinate, and images decoded on a grid."""
-    x, points = split.test[0][:3000], split.test[1][:3000]
-    latents = vae.covering.project(vae.latents(x))
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4))
-    for axis, coordinate in zip(axes, (0, 1), strict=False):
-        marks = axis.scatter(
-            latents[:, 0], latents[:, 1], c=points[:, coordinate] % 1, s=4, cmap="twilight", linewidths=0
-        )
-        axis.set(
-            xlabel="first latent", ylabel="second latent", title=f"colored by coordinate {coordinate + 1}"
-        )
-        figure.colorbar(marks, ax=axis)
-    side = 12
-    order = torch.linspace(0, len(latents) - 1, side * side).long()
-    rows = latents[latents[:, 0].argsort()][order]
-    decoded = vae.decode(rows).sigmoid()
-    height, width = decoded.shape[1:]
-    tiles = decoded.reshape(side, side, height, width).permute(0, 2, 1, 3).reshape(side * height, -1)
-    axes[2].imshow(tiles, cmap="gray_r")
-    axes[2].set(title="decoded", xticks=[], yticks=[])
-    return figure
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _read(folder: Path, name: str) -> dict[str, Any] | None:
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

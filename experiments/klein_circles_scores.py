@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ def evaluate(
     results["continuity"] = continuity(truth, found)
     results["seam jump"] = decoder_jump(vae)
     if vae.covering == images.space:
-        results["isometry distance"] = isometry_distance(vae.covering, points[some], latents)
+        if math.isfinite(vae.covering.volume):  # else the latents have a scale of their own
+            results["isometry distance"] = isometry_distance(vae.covering, points[some], latents)
         report = follow_loops(vae.covering, lambda p: vae.latents(images.render(p.float())))
         results["loops kept"] = report.preserved
         results["loops"] = [{"linear": a.tolist(), "shift": t.tolist()} for a, t in report.images]

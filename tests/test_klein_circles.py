@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import torch
 import topoprior as tp
 from experiments import klein_circles
 from experiments.klein_circles_data import SETS, image_set, published_points, render_published
+from experiments.klein_circles_pictures import SIDE, chart, picture_data
+from experiments.klein_circles_report import markdown
 from experiments.klein_circles_scores import bottlenecks, normalized
 from topoprior.latent_scores import pairwise_distances
 
@@ -132,6 +135,141 @@ def test_the_experiment_writes_its_table_and_resumes(tmp_path, capsys):
     assert json.loads((tmp_path / "results.json").read_text()) == first
 
 
+def test_report_and_pictures_are_drawn_again_without_the_models(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    output = ["--output", str(tmp_path)]
+    klein_circles.main(["--model", "klein", "euclidean", "--seeds", "1", *output, *SMALL])
+    written = ["report.md", "curves.png", "latents-klein.png", "latents-euclidean.png"]
+    before = {name: (tmp_path / name).read_bytes() for name in written}
+    shutil.rmtree(tmp_path / "checkpoints")
+    for name in written:
+        (tmp_path / name).unlink()
+    klein_circles.main(["--report", *output])
+    assert {name: (tmp_path / name).read_bytes() for name in written} == before
+    report = (tmp_path / "report.md").read_text()
+    assert all(f"]({name})" in report for name in written[1:])
+    # Of a run whose numbers are not stored, the old picture stays.
+    for path in (tmp_path / "runs").glob("*.npz"):
+        path.unlink()
+    (tmp_path / "latents-klein.png").write_bytes(b"old")
+    klein_circles.main(["--report", *output])
+    assert (tmp_path / "latents-klein.png").read_bytes() == b"old"
+    with pytest.raises(SystemExit):
+        klein_circles.main(["--report", "--output", str(tmp_path / "nowhere")])
+    assert "results.json" in capsys.readouterr().err
+
+
+def run_of(model, seed, *, data="published", cold=False, **results):
+    config = {"model": model, "seed": seed, "data": data, "cold": cold, "epochs": 5, "num_images": 1000}
+    scores = {"negative ELBO": 19.0, "trustworthiness": 0.99, "continuity": 0.98, "seam jump": 1e-13}
+    return {
+        "config": {**config, "precision": "bfloat16"},
+        "results": {**scores, **results},
+        "warm_start": None,
+        "seconds": 60.0,
+        "parameters": 10,
+    }
+
+
+def test_unclear_loops_and_targets(tmp_path):
+    loops = {"loops kept": True, "largest step": 0.2}
+    runs = [
+        run_of("klein", 1, **loops),
+        run_of("klein", 2, **loops | {"negative ELBO": 20.5}),
+        run_of("klein", 3, **loops | {"largest step": 0.4}),
+    ]
+    report = markdown(runs, image_set("published"), tmp_path)
+    assert "| 2 of 3, 1 unclear |" in report
+    assert "| klein | 3 | 19 | 0.99 | 0.98 | unclear | 0.400 |" in report
+    assert "mean over seeds | ≤ 20 | 19.50 | yes |" in report
+    assert "every seed | ≤ 20 | 19.00, 20.50, 19.00: 2 of 3 | no |" in report
+    assert report.count("not measured") == 2
+    rates = {"ours, float32": [1.0, 2.4], "ours, bfloat16": [2.0, 4.0], "reference": [1.0, 2.0]}
+    (tmp_path / "throughput.json").write_text(json.dumps({"images per second": rates}))
+    clocks = {"warm": [1.2, 3.6], "cold": [1.0, 2.0]}
+    cost = {
+        "data": "published",
+        "num_images": 1000,
+        "epochs": 2,
+        "cpu seconds": clocks,
+        "wall seconds": clocks,
+    }
+    (tmp_path / "cost.json").write_text(json.dumps(cost))
+    report = markdown(runs, image_set("published"), tmp_path)
+    assert "float32 | ≥ 1.3 x | 1.10 x | no |" in report
+    assert "bfloat16, as in this table | ≥ 1.3 x | 2.00 x | yes |" in report
+    assert "| 1.50 x (wall 1.50 x) | yes |" in report
+
+
+def test_other_sets_have_names_and_targets_of_their_own(tmp_path):
+    loops = {"loops kept": True, "largest step": 0.1, "isometry distance": 1.2}
+    good = [run_of("moebius", seed, data="moebius", **loops) for seed in range(9)]
+    bad = run_of("moebius", 9, data="moebius", **loops | {"trustworthiness": 0.9})
+    report = markdown([*good, bad], image_set("moebius"), tmp_path)
+    assert report.startswith("# Disks on the Moebius band\n")
+    assert "ublished" not in report
+    assert "isometry distance" not in report, "the open direction has a scale of its own"
+    assert "| at least 9 of 10 seeds | 9 of 10 | yes |" in report
+    report = markdown([*good[:8], bad, bad], image_set("moebius"), tmp_path)
+    assert "| at least 9 of 10 seeds | 8 of 10 | no |" in report
+    assert "Targets" not in markdown([run_of("klein", 1, cold=True)], image_set("published"), tmp_path)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_colours_are_functions_on_the_space(name):
+    images = image_set(name)
+    points = uniform(name, 50).double()
+    radius = 2.5 if isinstance(images.space, tp.FlatManifold) else math.inf
+    for lift in images.space.lifts(points, radius).unbind(1):
+        for colour in images.colours:
+            gap = (colour.of(lift) - colour.of(points)).abs()
+            if colour.cyclic:
+                gap = torch.minimum(gap, 1 - gap)
+            assert gap.max() < 1e-9, colour.name
+            assert colour.of(lift).min() >= 0
+            assert colour.of(lift).max() <= 1
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_charts_hold_every_point_once(name):
+    """To the plane, whatever the lift, and back."""
+    space = image_set(name).space
+    points = uniform(name, 200).double()
+    drawn = chart(space, points)
+    plane = drawn.to_plane(points)
+    for axis, (low, high) in enumerate((drawn.domain.across, drawn.domain.up)):
+        assert plane[:, axis].min() >= low
+        assert plane[:, axis].max() <= high
+    radius = 2.5 if isinstance(space, tp.FlatManifold) else math.inf
+    lift = space.lifts(points, radius)[:, -1]
+    torch.testing.assert_close(drawn.to_plane(lift), plane)
+    if name == "rotations":  # a slice: a third turn is left out
+        points = drawn.from_plane(plane)
+        torch.testing.assert_close(drawn.to_plane(points), plane)
+    assert space.distance(drawn.from_plane(plane), points).max() < 1e-6
+
+
+def test_the_decoded_grid_covers_the_fundamental_domain():
+    """A model that decodes each latent to its own coordinates gives the centers of the cells."""
+
+    class Coordinates(torch.nn.Module):
+        covering = tp.KleinBottle()
+
+        def latents(self, x):
+            return x[:, :2]
+
+        def decode(self, z):
+            return torch.logit(torch.stack([z[:, 0], z[:, 1] + 0.5], -1).double())
+
+    points = torch.rand(30, 2)
+    data = picture_data(Coordinates(), image_set("klein"), points, points)
+    centers = 255 * (torch.arange(SIDE) + 0.5) / SIDE
+    assert data["inside"].all()
+    for row in range(SIDE):
+        assert data["decoded"][row, :, 0] == pytest.approx(centers.numpy(), abs=1)
+        assert data["decoded"][:, row, 1] == pytest.approx(centers.numpy(), abs=1)
+
+
 def test_the_networks_are_the_published_size():
     config = {"model": "klein", "hidden": [1024, 512, 128, 32], "harmonics": 24, "scale": "full"}
     vae = klein_circles.build(config, image_set("published"), (30, 30))
@@ -157,7 +295,7 @@ def test_bottlenecks_are_persims():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["klein", "torus", "projective"])
+@pytest.mark.parametrize("name", ["klein", "torus", "projective", "moebius"])
 def test_the_right_class_every_time(name, tmp_path):
     """Nine of ten seeds keep the loops, with trustworthiness .98 and continuity .97: a chance of 1/2 fails."""
     command = f"--data {name} --model {name} --seeds 10 --num-images 15000 --epochs 8 --hidden 256 128"

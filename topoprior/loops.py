@@ -21,9 +21,9 @@ from topoprior.groups import generate_group, solvable
 from topoprior.spherical import SphericalSpaceForm
 
 Isometry = tuple[Tensor, Tensor]  # x -> A x + t
+SAFE_STEP = 0.25  # of the shortest loop: nearest lifts are unique below half of it
 _TOL = 1e-6
 _FINEST = 2.0**-22  # of a loop: what lies closer cannot be told apart in float32
-_SAFE = 0.25  # of the shortest loop: nearest lifts are unique below half of it
 
 
 class LoopReport(NamedTuple):
@@ -237,12 +237,12 @@ def follow_loops(
     shortest = shortest_loop(space)
     found, images, longest = generators(space), [], 0.0
     for element in found:
-        points = _encoded(space, encode, base, element, num, max_points, _SAFE * shortest)
+        points = _encoded(space, encode, base, element, num, max_points, SAFE_STEP * shortest)
         # The last point is the first one, on the other end of the loop: the same lift is asked for.
         lifted = lift_path(space, torch.cat([points, points[:1]]))
         longest = max(longest, _steps(space, points).max().item())
         images.append(deck_element(space, lifted[0], lifted[-1]))
-    kept = generate_all(space, images) if longest <= _SAFE * shortest else None
+    kept = generate_all(space, images) if longest <= SAFE_STEP * shortest else None
     return LoopReport(found, images, kept, longest, shortest)
 
 

@@ -100,7 +100,7 @@ def kernel_grid(
         kernels = decode(points.flatten(0, 1)).reshape(rows, columns, *decode(points[0, :1]).shape[1:])
     figure, axes = _figure(0.55 * columns + 1, 0.55 * rows + 1.2)
     _tiles(axes, kernels, domain)
-    _mark_edges(axes, domain)
+    mark_edges(axes, domain)
     # Equal steps in the picture, whatever the periods: tiles are square.
     axes.set_aspect(rows / columns * (domain.across[1] - domain.across[0]) / (domain.up[1] - domain.up[0]))
     axes.set(xlabel="u", ylabel="v" if space.dim > 1 else "", title=title)
@@ -126,7 +126,7 @@ def kernel_map(
     means[count == 0] = math.nan
     figure, axes = _figure(0.55 * columns + 1, 0.55 * rows + 1.2)
     _tiles(axes, means.unflatten(0, (rows, columns)), domain)
-    _mark_edges(axes, domain)
+    mark_edges(axes, domain)
     axes.set_aspect(rows / columns)
     axes.set(xlabel=r"u = $\theta_1 / \pi$", ylabel=r"v = $\theta_2 / 2\pi$", title=title)
     return figure
@@ -164,7 +164,7 @@ def latent_scatter(
         dots = axes.scatter(across, up, c=values.detach().cpu(), s=4, cmap=colours, linewidths=0)
         figure.colorbar(dots, ax=axes, shrink=0.8)
         if domain is not None and space.dim == 2:
-            _mark_edges(axes, domain)
+            mark_edges(axes, domain)
         axes.set(xlabel="u", ylabel="v", title=name)
     figure.suptitle(title, fontsize=10)
     return figure
@@ -237,7 +237,7 @@ def _tiles(axes: Axes, kernels: Tensor, domain: Domain) -> None:
     )
 
 
-def _mark_edges(axes: Axes, domain: Domain) -> None:
+def mark_edges(axes: Axes, domain: Domain) -> None:
     """Arrows on edges of one colour are glued, head to head."""
     arrow: dict[str, Any] = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "linewidth": 1.5}
     for edge, colour in zip(domain.edges, _COLOURS, strict=False):
