@@ -138,6 +138,8 @@ def test_copies_pickles_and_predictions(images):
         layer.freeze = other.freeze = True
         assert torch.equal(layer(x), other(x))
         torch.testing.assert_close(other.log_variational_posterior - other.log_prior, layer.kl())
+    with tp.frozen_sample(layer):
+        assert copy.deepcopy(layer).freeze, "frozen by BLiTZ, not by a context"
     assert isinstance(layer, tp.BayesConv2d)
     assert tp.predict(LeNet(linear=nn.Linear), x, 4).shape == (4, 30, 10)
 

@@ -83,6 +83,41 @@ def test_copies_pickles_and_states_draw_alike(name):
         assert half.weight_posterior.rsample().dtype == torch.float16
 
 
+# --- copies made inside a context --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["klein-3x3", "gaussian"])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_made_inside_a_context_draw_again(name, duplicate):
+    net, x = nn.Sequential(conv(name)), torch.randn(2, 3, 6, 6)
+    copies = []
+    with tp.posterior_mean(net):
+        copies.append(duplicate(net))
+        with tp.frozen_sample(net):
+            copies.append(duplicate(net))
+            with tp.posterior_mean(net):
+                copies.append(duplicate(net))
+        assert torch.equal(net(x), net(x))
+    for other in (*copies, duplicate(net)):
+        assert not torch.equal(other(x), other(x))
+        with tp.posterior_mean(other):
+            assert torch.equal(other(x), other(x))
+            assert not torch.equal(*[duplicate(other)(x) for _ in range(2)])
+        assert not torch.equal(other(x), other(x))
+
+
+def test_a_layer_that_was_set_to_its_mean_stays_so_in_copies():
+    layer, x = conv(), torch.randn(2, 3, 6, 6)
+    layer.use_mean = True
+    with tp.frozen_sample(layer):
+        other = copy.deepcopy(layer)
+    assert torch.equal(other(x), layer(x))
+    assert torch.equal(other(x), other(x))
+
+
+# --- states that lack something -----------------------------------------------------------------
+
+
 def test_a_state_without_the_matrix_is_incomplete():
     state = conv().state_dict()
     del state["weight_posterior.matrix"]

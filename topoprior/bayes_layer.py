@@ -26,11 +26,14 @@ class BayesLayer(nn.Module):
     - ``drawn``: compute with these S draws of weight, (S, *weight_shape), and bias, (S, out) or None, on an
       input of S batches one after the other, (S * B, ...): draw s serves the rows s * B to (s + 1) * B.
 
-    Neither is a parameter or a buffer; copies and pickles start with ``drawn = None``.
+    Neither is a parameter or a buffer; copies and pickles start with ``drawn = None``, and with the ``use_mean``
+    from outside of the contexts that they are made in.
     """
 
     drawn: tuple[Tensor, Tensor | None] | None = None
     use_mean: bool = False
+    # What use_mean was outside of the contexts of topoprior.inference; None outside of them.
+    _use_mean_outside: bool | None = None
     #: What :func:`topoprior.to_bayesian` could not represent of the weights it was given, |w - mean| / |w|.
     projection_residual: float | None = None
     #: What :func:`topoprior.summary` adds in words, such as a fallback.
@@ -136,4 +139,6 @@ class BayesLayer(nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "drawn"}
+        state = {name: value for name, value in self.__dict__.items() if name != "drawn"}
+        outside = state.pop("_use_mean_outside", None)
+        return state if outside is None else {**state, "use_mean": outside}

@@ -109,12 +109,15 @@ def frozen_sample(model: nn.Module) -> Iterator[nn.Module]:
 def _restored(model: nn.Module) -> Iterator[list[BayesLayer]]:
     """The Bayesian layers; which weights they use is put back afterwards."""
     layers = bayes_layers(model)
-    before = [(layer.use_mean, layer.drawn) for layer in layers]
+    before = [(layer.use_mean, layer.drawn, layer._use_mean_outside) for layer in layers]
     try:
+        for layer in layers:
+            if layer._use_mean_outside is None:  # the outermost context: what copies go back to
+                layer._use_mean_outside = layer.use_mean
         yield layers
     finally:
-        for layer, (use_mean, drawn) in zip(layers, before, strict=True):
-            layer.use_mean, layer.drawn = use_mean, drawn
+        for layer, (use_mean, drawn, outside) in zip(layers, before, strict=True):
+            layer.use_mean, layer.drawn, layer._use_mean_outside = use_mean, drawn, outside
 
 
 @contextmanager
