@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import topoprior as tp
-from experiments import klein_circles
+from experiments import benchmark_vae, klein_circles
 from experiments.klein_circles_data import SETS, image_set, published_points, render_published
 from experiments.klein_circles_pictures import SIDE, chart, picture_data
 from experiments.klein_circles_report import markdown
@@ -213,6 +213,23 @@ def test_other_sets_have_names_and_targets_of_their_own(tmp_path):
     report = markdown([*good[:8], bad, bad], image_set("moebius"), tmp_path)
     assert "| at least 9 of 10 seeds | 8 of 10 | no |" in report
     assert "Targets" not in markdown([run_of("klein", 1, cold=True)], image_set("published"), tmp_path)
+
+
+def test_the_cost_of_the_warm_start_is_measured(tmp_path, capsys):
+    path = tmp_path / "cost.json"
+    small = ["--num-images", "1000", "--epochs", "1", "--repeats", "2", "--precision", "float32"]
+    benchmark_vae.main(["--cost", "klein", *small, "--output", str(path)])
+    record = json.loads(path.read_text())
+    for clock in ("cpu seconds", "wall seconds"):
+        assert all(len(record[clock][start]) == 2 for start in ("warm", "cold"))
+    # One epoch on 800 images is little beside a spectral fit: the ratio must show it.
+    assert min(record["cpu seconds"]["warm"]) > max(record["cpu seconds"]["cold"])
+    assert "processor time: warm / cold" in capsys.readouterr().out
+    report = markdown([run_of("klein", 1, data="klein")], image_set("klein"), tmp_path)
+    assert "plain training (klein, 1,000 images, 1 epochs) | ≤ 1.5 x CPU time |" in report
+    for wrong in (["--epochs", "3"], ["--cost", "klein", "--repeats", "0"]):
+        with pytest.raises(SystemExit):
+            benchmark_vae.main(wrong)
 
 
 @pytest.mark.parametrize("name", SETS)
