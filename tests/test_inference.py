@@ -283,6 +283,58 @@ def test_kl_per_layer():
     assert tp.kl_divergence(nn.Linear(2, 2)) == 0
 
 
+class Pinned(tp.WeightPosterior):
+    """Nothing to learn, and no parameters: weights that are what they are."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = torch.Size(shape)
+
+    def reset_parameters(self):
+        pass
+
+    def rsample(self, sample_shape=(), *, antithetic=False):
+        return torch.ones(*sample_shape, *self.shape)
+
+    def mean(self):
+        return torch.ones(self.shape)
+
+    def kl(self):
+        return torch.tensor(2.5)
+
+    def project_(self, weight):
+        return torch.tensor(1.0)
+
+
+class PinnedPrior(tp.WeightPrior):
+    def posterior(self, shape, *, device=None, dtype=None):
+        return Pinned(shape)
+
+    def sample(self, shape):
+        return torch.ones(*shape)
+
+
+def test_a_posterior_without_parameters():
+    net = nn.Sequential(tp.BayesLinear(4, 3, bias=False, prior=PinnedPrior()), tp.BayesLinear(3, 3))
+    torch.testing.assert_close(tp.kl_divergence(net), 2.5 + net[1].kl())
+    assert tp.kl_divergence(net[0]) == 2.5
+    tp.elbo_loss(net(X), Y, net, 10).backward()
+    assert tp.predict(net, X, 3).shape == (3, 2, 3)
+    assert tp.summary(net).rows[0].kl == 2.5
+
+
+def test_a_shared_posterior_counts_once():
+    for prior in ("klein-3x3", "gaussian"):
+        net = nn.Sequential(tp.BayesConv2d(4, 4, 3, prior=prior), tp.BayesConv2d(4, 4, 3, prior=prior))
+        net[1].weight_posterior = net[0].weight_posterior
+        expected = net[0].weight_posterior.kl() + net[0].bias_posterior.kl() + net[1].bias_posterior.kl()
+        torch.testing.assert_close(tp.kl_divergence(net), expected)
+        kls = tp.kl_per_layer(net)
+        torch.testing.assert_close(kls["0"] + kls["1"], expected)
+        torch.testing.assert_close(kls["1"], net[1].bias_posterior.kl())
+        assert tp.summary(net).kl == pytest.approx(expected.item())
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("start", [0.0, 0.2])
 def test_kl_warmup(schedule, start):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,7 +31,8 @@ def kl_divergence(model: nn.Module) -> Tensor:
     """Sum over the Bayesian layers of KL(posterior || prior): a scalar, in nats, without sampling.
 
     The loss of variational inference is the mean negative log likelihood plus this over the number of
-    training examples: :func:`~topoprior.elbo_loss`. A model without Bayesian layers has KL 0.
+    training examples: :func:`~topoprior.elbo_loss`. A model without Bayesian layers has KL 0. A layer, or a
+    posterior, that occurs several times counts once.
 
     Example:
         >>> import topoprior as tp
@@ -40,27 +42,43 @@ def kl_divergence(model: nn.Module) -> Tensor:
     """
     # Posteriors of one kind together: in small networks the number of operations is what costs.
     groups: dict[tuple, list[WeightPosterior]] = {}
-    for layer in bayes_layers(model):
-        for posterior in layer.posteriors():
-            key = (type(posterior), next(posterior.parameters()).device)
+    for _, posteriors in _posteriors(model):
+        for posterior in posteriors:
+            # A posterior of one's own may have no parameters.
+            tensors = itertools.chain(posterior.parameters(), posterior.buffers())
+            key = (type(posterior), next((t.device for t in tensors), None))
             groups.setdefault(key, []).append(posterior)
     kls = [kind.sum_kl(group) for (kind, _), group in groups.items()]
-    if not kls:
-        return torch.zeros(())
-    return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
+    return _sum(kls)
 
 
 def kl_per_layer(model: nn.Module) -> dict[str, Tensor]:
     """KL(posterior || prior) of every Bayesian layer, by the layer's name in the model: scalars, in nats.
 
-    Their sum is :func:`kl_divergence`.
+    Their sum is :func:`kl_divergence`: a posterior that several layers share counts for the first of them.
 
     Example:
         >>> import topoprior as tp
         >>> list(kl_per_layer(nn.Sequential(tp.BayesLinear(4, 8), nn.ReLU(), tp.BayesLinear(8, 2))))
         ['0', '2']
     """
-    return {name: layer.kl() for name, layer in model.named_modules() if isinstance(layer, BayesLayer)}
+    return {name: _sum([p.kl() for p in posteriors]) for name, posteriors in _posteriors(model)}
+
+
+def _sum(kls: list[Tensor]) -> Tensor:
+    if not kls:
+        return torch.zeros(())
+    return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
+
+
+def _posteriors(model: nn.Module) -> Iterator[tuple[str, list[WeightPosterior]]]:
+    """Names of the Bayesian layers with their posteriors, each posterior once."""
+    seen: set[int] = set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, BayesLayer):
+            new = [p for p in layer.posteriors() if id(p) not in seen]
+            seen.update(map(id, new))
+            yield name, new
 
 
 # --- which weights a forward pass uses -------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from topoprior.bayes_layer import BayesLayer
+from topoprior.inference import kl_per_layer
 from topoprior.selection import convertible_layers, reasons_to_leave
 
 
@@ -96,9 +97,11 @@ def summary(model: nn.Module) -> ModelSummary:
         raise TypeError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
     plain, reasons = dict(convertible_layers(model)), reasons_to_leave(model)
     rows = []
+    with torch.no_grad():
+        kls = kl_per_layer(model)
     for name, module in model.named_modules():
         if isinstance(module, BayesLayer):
-            rows.append(_bayesian(name, module))
+            rows.append(_bayesian(name, module, float(kls[name])))
         elif name in plain:
             rows.append(_deterministic(name, module, reasons.get(id(module), "")))
     total = _count(model)
@@ -106,10 +109,8 @@ def summary(model: nn.Module) -> ModelSummary:
     return ModelSummary(rows, total, total - extra)
 
 
-def _bayesian(name: str, layer: BayesLayer) -> LayerSummary:
+def _bayesian(name: str, layer: BayesLayer, kl: float) -> LayerSummary:
     posterior = layer.weight_posterior
-    with torch.no_grad():
-        kl = float(layer.kl())
     plain = math.prod(posterior.shape) + (0 if layer.bias_posterior is None else posterior.shape[0])
     return LayerSummary(
         name,
