@@ -251,6 +251,21 @@ def test_bad_arguments_are_named(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("name", "factory", "error", "message"),
+    [
+        ("x", tp.Gaussian(), TypeError, "factory: expected a function or class .* found Gaussian"),
+        ("x", None, TypeError, "factory: .* found NoneType"),
+        (3, tp.Gaussian, TypeError, "name: expected a string, found int"),
+        ("", tp.Gaussian, ValueError, "name: .* found ''"),
+    ],
+)
+def test_what_cannot_be_registered(name, factory, error, message):
+    with pytest.raises(error, match=message):
+        tp.register_prior(name, factory)
+    assert prior_names() == [n for n in prior_names() if n not in ("x", "")]
+
+
 # --- the package ----------------------------------------------------------------------------------
 
 

@@ -209,7 +209,31 @@ _PRIORS: dict[str, Callable[[], WeightPrior]] = {}
 
 
 def register_prior(name: str, factory: Callable[[], WeightPrior]) -> None:
-    """Make ``prior=name`` known to every layer."""
+    """Make ``prior=name`` known to every layer.
+
+    Args:
+        name: replaces a prior of this name.
+        factory: called without arguments, returns a prior: a class, or a function.
+
+    Raises:
+        TypeError: ``name`` is no string, ``factory`` cannot be called, such as a prior instead of its class.
+        ValueError: an empty ``name``.
+
+    Example:
+        >>> from topoprior import BayesLinear, Laplace
+        >>> register_prior("sharp", lambda: Laplace(gain=0.5))
+        >>> BayesLinear(4, 2, prior="sharp").prior_name
+        'sharp'
+        >>> del _PRIORS["sharp"]
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name: expected a string, found {type(name).__name__}")
+    if not name:
+        raise ValueError("name: expected a string of a character or more, found ''")
+    if not callable(factory):
+        raise TypeError(
+            f"factory: expected a function or class that makes a prior, found {type(factory).__name__}"
+        )
     _PRIORS[name] = factory
 
 
