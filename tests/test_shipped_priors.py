@@ -82,6 +82,26 @@ def test_damaged_euclidean_checkpoints_are_refused(change, tmp_path):
         tp.get_prior(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(tp.DecoderPrior, "klein-3x3"), (tp.EuclideanDecoderPrior, "euclidean-3x3")],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"mean_fraction": 2}, ValueError, r"^mean_fraction: expected a number in \[0, 1\), found 2"),
+        ({"gain": -1.0}, ValueError, "^gain: expected a positive number, found -1"),
+        ({"bogus": 1}, TypeError, "^bogus: no such option, expected one of gain, mean_fraction"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_no_fault_of_the_file(kind, name, options, error, message):
+    with pytest.raises(error, match=message) as found:
+        kind.from_pretrained(name, **options)
+    assert not isinstance(found.value, CheckpointError)
+
+
 def test_a_vae_on_a_closed_space_is_no_euclidean_prior():
     vae = tp.CoveringVAE(tp.KleinBottle(), (3, 3), likelihood="gaussian")
     with pytest.raises(ValueError, match="Euclidean latents"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,13 @@ def load(folder: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, Tenso
     except SafetensorError as error:
         raise CheckpointError(f"{folder / MODEL}: damaged or not safetensors ({error})") from None
     return config, tensors
+
+
+def check_options(options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """A :class:`TypeError` for a keyword that is none of ``known``, which a caller gave to override what is saved."""
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{name}: no such option, expected one of {', '.join(known)}")
 
 
 def covering_to_config(space: FlatManifold) -> dict[str, Any]:

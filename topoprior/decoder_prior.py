@@ -238,11 +238,15 @@ class DecoderPrior(WeightPrior):
 
         Args:
             name_or_folder: "klein-3x3", or a folder with config.json and model.safetensors.
-            options: override ``gain``, ``mean_fraction``, ``init_scale``, ``init_latent_scale``.
+            options: override those that were saved: ``gain``, ``mean_fraction``, ``init_scale``,
+                ``init_latent_scale``, ``residual_fraction``, ``empirical_bayes``.
 
         Raises:
             CheckpointError: unknown name, missing or damaged file.
+            TypeError: an option that there is not.
+            ValueError: an option out of its range.
         """
+        checkpoints.check_options(options, _OPTIONS)
         folder = Path(name_or_folder)
         if str(name_or_folder) in pretrained_names():
             folder = _PRETRAINED / str(name_or_folder)
@@ -260,11 +264,15 @@ class DecoderPrior(WeightPrior):
             given = {key: config[key] for key in _OPTIONS if key in config}
             if set(tensors) != {"coefficients"}:
                 raise ValueError(f"expected one tensor, 'coefficients', found {sorted(tensors)}")
-            return cls(harmonics, tensors["coefficients"], config["kernel_size"], **{**given, **options})
+            saved = cls(harmonics, tensors["coefficients"], config["kernel_size"], **given)
         except CheckpointError:
             raise
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: does not describe a decoder prior ({error!r})") from None
+        if not options:
+            return saved
+        # Apart from the above: what is wrong with an option of the caller's is no fault of the file.
+        return cls(harmonics, tensors["coefficients"], config["kernel_size"], **{**given, **options})
 
     def __repr__(self) -> str:
         return (

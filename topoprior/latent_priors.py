@@ -158,11 +158,15 @@ class EuclideanDecoderPrior(WeightPrior):
 
         Args:
             name_or_folder: "euclidean-3x3", or a folder with config.json and model.safetensors.
-            options: override those that were saved.
+            options: override those that were saved: ``gain``, ``mean_fraction``, ``init_scale``,
+                ``init_latent_scale``, ``empirical_bayes``.
 
         Raises:
             CheckpointError: unknown name, missing or damaged file.
+            TypeError: an option that there is not.
+            ValueError: an option out of its range.
         """
+        checkpoints.check_options(options, _OPTIONS)
         shipped = Path(str(resources.files("topoprior"))) / "pretrained" / str(name_or_folder)
         folder = shipped if str(name_or_folder) in _SHIPPED else Path(name_or_folder)
         if not folder.is_dir():
@@ -177,12 +181,16 @@ class EuclideanDecoderPrior(WeightPrior):
             linears = [(tensors[w], tensors[b]) for w, b in zip(names[::2], names[1::2], strict=True)]
             _check_linears(linears)
             given = {option: config[option] for option in _OPTIONS if option in config}
-            return cls(FrozenMLP(linears), config["kernel_size"], **{**given, **options})
+            saved = cls(FrozenMLP(linears), config["kernel_size"], **given)
         except (KeyError, TypeError, ValueError) as error:
             where = folder / checkpoints.CONFIG
             raise CheckpointError(
                 f"{where}: does not describe a Euclidean decoder prior ({error!r})"
             ) from None
+        if not options:
+            return saved
+        # Apart from the above: what is wrong with an option of the caller's is no fault of the file.
+        return cls(FrozenMLP(linears), config["kernel_size"], **{**given, **options})
 
     def __repr__(self) -> str:
         return (
