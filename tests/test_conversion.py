@@ -3,14 +3,12 @@
 import copy
 import math
 import re
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from torch import nn
-from torch.nn.utils import parametrizations, prune
 
 import topoprior as tp
 from topoprior.bayes_layer import BayesLayer
@@ -131,6 +129,7 @@ def priors_of(bayes):
         ({"include": ["3", nn.ConvTranspose2d]}, {"3": "gaussian", "4": "klein-3x3"}),
         ({"exclude": [nn.ConvTranspose2d, "3"]}, {"0": "klein-3x3", "2": "gaussian"}),
         ({"exclude": lambda name, layer: layer.kernel_size != (3, 3), "fallback": None}, {"0": "klein-3x3", "4": "klein-3x3"}),
+        ({"include": None, "exclude": None, "fallback": None}, {"0": "klein-3x3", "4": "klein-3x3"}),
         ({"include": "7", "linear_prior": "laplace"}, {"7": "laplace"}),
         ({"linear_prior": "gaussian", "exclude": CONVS}, {"7": "gaussian"}),
     ],
@@ -209,75 +208,7 @@ def test_converting_twice_converts_what_is_left():
     assert priors_of(both) == {"0": "klein-3x3", "2": "laplace", "3": "laplace", "4": "klein-3x3"}
 
 
-# --- layers that cannot be converted ---------------------------------------------------------
-
-
-class Scaled(nn.Conv2d):
-    def forward(self, input):
-        return 2 * super().forward(input)
-
-
-def parametrized():
-    return parametrizations.weight_norm(nn.Conv2d(3, 3, 3))
-
-
-def pruned():
-    return prune.l1_unstructured(nn.Conv2d(3, 3, 3), "weight", 0.5)
-
-
-def hooked():
-    conv = nn.Conv2d(3, 3, 3)
-    conv.register_forward_hook(lambda *_: None)
-    return conv
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (parametrized, "parametrized"),
-        (pruned, "pruned"),
-        (hooked, "carries hooks"),
-        (lambda: torch.nn.utils.weight_norm(nn.Conv2d(3, 3, 3)), "pruned or weight-normed"),
-        (lambda: Scaled(3, 3, 3), "a subclass, Scaled"),
-    ],
-)
-def test_layers_that_hold_more_than_weights_are_left_with_a_warning(make, reason):
-    net = nn.Sequential(nn.Conv2d(3, 3, 3), make()).eval()
-    with pytest.warns(UserWarning, match=rf"1 \({reason}"):
-        bayes = tp.to_bayesian(net, init="pretrained", prior="gaussian")
-    assert set(priors_of(bayes)) == {"0"}
-    assert reason in tp.summary(bayes).rows[1].note
-    x = torch.randn(2, 3, 8, 8)
-    with tp.posterior_mean(bayes):
-        torch.testing.assert_close(bayes(x), net(x))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tp.to_bayesian(net, exclude="1")
-
-
-def test_tied_weights_are_left_with_a_warning():
-    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
-    net[2].weight = net[1].weight
-    with pytest.warns(UserWarning, match=r"1 \(shares a parameter .* 2 \(shares a parameter"):
-        assert set(priors_of(tp.to_bayesian(net))) == {"0"}
-
-
-def test_layers_whose_weights_the_parent_reads_are_left():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-            self.head = nn.Linear(8, 3)
-
-        def forward(self, x):
-            return self.head(self.block(self.attention(x, x, x)[0]))
-
-    bayes = tp.to_bayesian(Net().eval(), linear_prior="gaussian")
-    assert set(priors_of(bayes)) == {"head"}
-    assert "MultiheadAttention reads its weights" in str(tp.summary(bayes))
-    with torch.no_grad():
-        assert bayes(torch.randn(2, 5, 8)).shape == (2, 5, 3)
+# --- bad arguments ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -294,6 +225,11 @@ def test_layers_whose_weights_the_parent_reads_are_left():
             lambda: tp.to_bayesian(small_net(), fallback="circle-3x3"),
             "found 1x1; priors that fit: .*gaussian",
         ),
+        (lambda: tp.to_bayesian(small_net(), []), r"prior: expected one or several, found \[\]"),
+        (lambda: tp.to_bayesian(small_net(), ""), "prior: '' is neither a known name"),
+        (lambda: tp.to_bayesian(small_net(), fallback=""), "prior: '' is neither a known name"),
+        (lambda: tp.to_bayesian(small_net(), linear_prior=""), "prior: '' is neither a known name"),
+        (lambda: tp.BayesConv2d(3, 4, 3, prior=""), "prior: '' is neither a known name"),
         (lambda: tp.to_bayesian(nn.Sequential(nn.LazyConv2d(3, 3))), "'0' has no weights yet"),
         (lambda: tp.to_deterministic(nn.ReLU()), "no Bayesian layer, only 1 ReLU"),
     ],

@@ -33,7 +33,7 @@ def to_bayesian(
     relative_scale: float = 0.02,
     linear_prior: PriorLike | None = None,
     include: Selector | Sequence[Selector] | None = None,
-    exclude: Selector | Sequence[Selector] = (),
+    exclude: Selector | Sequence[Selector] | None = None,
     fallback: PriorLike | None = "gaussian",
     inplace: bool = False,
 ) -> nn.Module:
@@ -62,12 +62,13 @@ def to_bayesian(
             ``prior`` is one of kernels of its own size, since those are no filter banks. None leaves such
             layers deterministic.
 
-    Left as they are, with a warning: layers that are parametrized or pruned, that carry hooks, share a
-    parameter with another module, or are of a subclass that may compute something else. Layers whose
+    Left as they are, with a warning: layers that are parametrized or pruned, that carry hooks or more than a
+    weight and a bias, share a parameter with another module, or are of a subclass that may compute
+    something else; ConvTranspose1d and 3d, which have no counterpart. Layers whose
     parent reads their weights (in MultiheadAttention and the like) are left without one.
 
     Raises:
-        ValueError: nothing to convert, a name that matches nothing, an unknown ``init``, a ``relative_scale``
+        ValueError: no ``prior``, nothing to convert, a name that matches nothing, an unknown ``init``, a ``relative_scale``
             that is not positive, a layer without weights yet (lazy modules).
         TypeError: ``model`` is no module, a selector of another type.
 
@@ -84,7 +85,7 @@ def to_bayesian(
     if inplace and type(model) in COUNTERPARTS:
         raise ValueError("inplace: the model itself is the layer to replace; use what to_bayesian returns")
     model = model if inplace else _copy(model)
-    chosen = select(model, include, exclude)
+    chosen = select(model, include, () if exclude is None else exclude)
     reasons = reasons_to_leave(model)
     rules = _Rules(prior, linear_prior, fallback, init, check_positive("relative_scale", relative_scale))
     replacements: dict[int, nn.Module] = {}
@@ -120,6 +121,8 @@ class _Rules:
         relative_scale: float,
     ) -> None:
         self.priors: list[Any] = list(priors) if isinstance(priors, list | tuple) else [priors]
+        if not self.priors:
+            raise ValueError(f"prior: expected one or several, found {priors!r}")
         self.linear_prior, self.fallback = linear_prior, fallback
         self.init, self.relative_scale = init, relative_scale
         for given in (*self.priors, linear_prior, fallback):

@@ -76,7 +76,9 @@ class _BayesConvNd(BayesLayer):
         self._describe = plain.extra_repr()
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         has_bias = plain.bias is not None
-        self._init_posteriors(shape, has_bias, prior or self.default_prior, device, dtype)
+        self._init_posteriors(
+            shape, has_bias, self.default_prior if prior is None else prior, device, dtype
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         return self._run(input)

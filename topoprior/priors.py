@@ -260,7 +260,7 @@ def get_prior(prior: str | Path | WeightPrior) -> WeightPrior:
         raise TypeError(f"prior: expected a name or a WeightPrior, found {type(prior).__name__}")
     if str(prior) in _PRIORS:
         return _PRIORS[str(prior)]()
-    if Path(prior).is_dir():
+    if prior != "" and Path(prior).is_dir():  # Path("") is the current folder
         return load_prior(prior)
     close = difflib.get_close_matches(str(prior), prior_names(), n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
