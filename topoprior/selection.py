@@ -22,6 +22,19 @@ COUNTERPARTS: dict[type[nn.Module], type[BayesLayer]] = {
     nn.ConvTranspose2d: BayesConvTranspose2d,
     nn.Linear: BayesLinear,
 }
+# Layers with weights that have no counterpart here.
+_UNSUPPORTED: tuple[type[nn.Module], ...] = (nn.ConvTranspose1d, nn.ConvTranspose3d)
+# Where torch keeps what a module has been told to do besides its forward pass.
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
 # These read the weights of the layers in them instead of calling the layers. By name, for torchvision's.
 _READ_THEIR_LAYERS = {
     "MultiheadAttention",
@@ -33,8 +46,9 @@ Selector: TypeAlias = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 
 
 def convertible_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Names and layers of the types in :data:`COUNTERPARTS` and their subclasses, each layer once."""
-    kinds: tuple[type[nn.Module], ...] = tuple(COUNTERPARTS)
+    """Names and layers of the types in :data:`COUNTERPARTS` and their subclasses, each layer once; also those
+    that one would expect there and that :func:`reasons_to_leave` gives the reason for."""
+    kinds = (*COUNTERPARTS, *_UNSUPPORTED)
     return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
 
 
@@ -51,8 +65,10 @@ def reasons_to_leave(model: nn.Module) -> dict[int, str]:
         if id(module) in reasons or isinstance(module, LazyModuleMixin):
             continue
         parameters = list(module._parameters.values())
-        hooks = [module._forward_hooks, module._forward_pre_hooks, module._backward_hooks]
-        if parametrize.is_parametrized(module):
+        own = [*module._parameters, *module._buffers, *module._modules]
+        if isinstance(module, _UNSUPPORTED):
+            reasons[id(module)] = f"no Bayesian {type(module).__name__}"
+        elif parametrize.is_parametrized(module):
             reasons[id(module)] = (
                 "parametrized; torch.nn.utils.parametrize.remove_parametrizations frees it"
             )
@@ -62,8 +78,12 @@ def reasons_to_leave(model: nn.Module) -> dict[int, str]:
             reasons[id(module)] = f"a subclass, {type(module).__name__}, that may compute something else"
         elif any(owners[id(p)] > 1 for p in parameters if p is not None):
             reasons[id(module)] = "shares a parameter with another module"
-        elif any(hooks):
+        elif any(getattr(module, hooks, None) for hooks in _HOOKS):
             reasons[id(module)] = "carries hooks"
+        elif more := [name for name in own if name not in ("weight", "bias")]:
+            reasons[id(module)] = f"holds more than weight and bias: {', '.join(more)}"
+        elif "forward" in vars(module):
+            reasons[id(module)] = "has a forward of its own"
     return reasons
 
 
