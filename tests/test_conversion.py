@@ -335,3 +335,25 @@ def test_summary_of_a_deterministic_model():
     table = tp.summary(nn.Sequential(nn.Linear(2, 2)))
     assert (table.parameter_ratio, table.kl, table.kl_kind) == (1.0, 0.0, "exact")
     assert "KL: 0.0 nats" in str(table)
+
+
+def test_summary_tells_objects_apart(tmp_path):
+    load = tp.DecoderPrior.from_pretrained
+    load("klein-5x5").save_pretrained(tmp_path / "mine")
+    priors = {
+        load("klein-3x3"): "klein-3x3",
+        load("torus-3x3", empirical_bayes=True): "torus-3x3 (empirical Bayes)",
+        load("klein-3x3", residual_fraction=0.1): "klein-3x3 (residual)",
+        load(
+            "klein-3x3", residual_fraction=0.1, empirical_bayes=True
+        ): "klein-3x3 (residual, empirical Bayes)",
+        tp.EuclideanDecoderPrior.from_pretrained("euclidean-3x3"): "euclidean-3x3",
+        tp.FixedKernels("torus-3x3"): "fixed torus-3x3",
+        load(tmp_path / "mine"): str(tmp_path / "mine"),
+        tp.Gaussian(): "Gaussian",
+        tp.Laplace(empirical_bayes=True): "Laplace (empirical Bayes)",
+        tp.DecoderPrior(load("klein-3x3").harmonics, torch.randn(5, 9), (3, 3)): "DecoderPrior",
+    }
+    net = nn.Sequential(*(tp.BayesConv2d(2, 2, getattr(p, "kernel_size", 3), prior=p) for p in priors))
+    assert [row.prior for row in tp.summary(net).rows] == list(priors.values())
+    assert tp.summary(copy.deepcopy(net)).rows == tp.summary(net).rows

@@ -44,7 +44,9 @@ class BayesLayer(nn.Module):
     ) -> None:
         options = {"device": device, "dtype": dtype}
         self.prior = get_prior(prior)
-        self.prior_name = type(prior).__name__ if isinstance(prior, WeightPrior) else str(prior)
+        self.prior_name = str(prior)
+        if isinstance(prior, WeightPrior):
+            self.prior_name = prior.name or type(prior).__name__
         self.weight_posterior = self.prior.posterior(shape, **options)
         self.bias_posterior = None
         if bias:

@@ -269,10 +269,10 @@ class DecoderPrior(WeightPrior):
             raise
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: does not describe a decoder prior ({error!r})") from None
-        if not options:
-            return saved
-        # Apart from the above: what is wrong with an option of the caller's is no fault of the file.
-        return cls(harmonics, tensors["coefficients"], config["kernel_size"], **{**given, **options})
+        if options:  # apart from the above: what is wrong with them is no fault of the file
+            saved = cls(harmonics, tensors["coefficients"], config["kernel_size"], **{**given, **options})
+        saved.name = str(name_or_folder)
+        return saved
 
     def __repr__(self) -> str:
         return (

@@ -52,6 +52,7 @@ class FixedKernels(WeightPrior):
                 f"decoder: expected residual_fraction 0 for fixed kernels, found {decoder.residual_fraction}"
             )
         self.decoder = decoder
+        self.name = f"fixed {decoder.name}" if decoder.name else None
         self.gain = decoder.gain
         self.empirical_bayes = empirical_bayes
 

@@ -187,10 +187,10 @@ class EuclideanDecoderPrior(WeightPrior):
             raise CheckpointError(
                 f"{where}: does not describe a Euclidean decoder prior ({error!r})"
             ) from None
-        if not options:
-            return saved
-        # Apart from the above: what is wrong with an option of the caller's is no fault of the file.
-        return cls(FrozenMLP(linears), config["kernel_size"], **{**given, **options})
+        if options:  # apart from the above: what is wrong with them is no fault of the file
+            saved = cls(FrozenMLP(linears), config["kernel_size"], **{**given, **options})
+        saved.name = str(name_or_folder)
+        return saved
 
     def __repr__(self) -> str:
         return (

@@ -79,7 +79,8 @@ class ModelSummary:
 def summary(model: nn.Module) -> ModelSummary:
     """The Bayesian layers of a model, and the convolutions and linear layers that are not Bayesian.
 
-    ``print`` it for a table; ``rows`` has the numbers. ``residual`` says how much of a pretrained weight
+    ``print`` it for a table; ``rows`` has the numbers. ``prior`` is the name that a layer was given, or that of the
+    checkpoint or the class of a prior that is an object, and whether it has a residual or learns its scales. ``residual`` says how much of a pretrained weight
     the prior cannot represent, |w - mean| / |w|.
 
     Raises:
@@ -116,7 +117,7 @@ def _bayesian(name: str, layer: BayesLayer, kl: float) -> LayerSummary:
         name,
         type(layer).__name__,
         tuple(posterior.shape),
-        layer.prior_name,
+        _prior(layer),
         _count(layer),
         plain,
         kl,
@@ -124,6 +125,13 @@ def _bayesian(name: str, layer: BayesLayer, kl: float) -> LayerSummary:
         layer.projection_residual,
         layer.note,
     )
+
+
+def _prior(layer: BayesLayer) -> str:
+    """The prior's name, and what it has besides."""
+    options = ["residual"] if getattr(layer.prior, "residual_fraction", 0) else []
+    options += ["empirical Bayes"] if getattr(layer.prior, "empirical_bayes", False) else []
+    return f"{layer.prior_name} ({', '.join(options)})" if options else layer.prior_name
 
 
 def _deterministic(name: str, layer: Any, reason: str) -> LayerSummary:

@@ -110,6 +110,9 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 class WeightPrior(ABC):
     """Law of a weight tensor. Subclass it, give it to a layer as ``prior=``."""
 
+    #: What a table calls it; by default its class. Priors from a checkpoint have the checkpoint's name.
+    name: str | None = None
+
     @abstractmethod
     def posterior(
         self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
