@@ -69,11 +69,53 @@ def test_persistent_homology_agrees():
     assert betti == [(1, 2), (1, 1)]
 
 
-def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="candidates"):
-        identify_covering(torch.rand(100, 3), {})
-    with pytest.raises(ValueError, match="at least 50"):
-        identify_covering(torch.rand(10, 3))
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"candidates": {}}, ValueError, "candidates: expected at least one space"),
+        ({"candidates": [tp.Circle()]}, TypeError, "candidates: expected names and spaces, found list"),
+        (
+            {"candidates": {"a": "circle"}},
+            TypeError,
+            "candidates: expected flat manifolds .* found 'circle'",
+        ),
+        ({"rounds": 0}, ValueError, "rounds: expected at least 1, found 0"),
+        ({"neighbours": 0}, ValueError, "neighbours: expected at least 1, found 0"),
+        ({"landmarks": 2.0}, TypeError, "landmarks: expected an int, found 2.0"),
+    ],
+)
+def test_bad_arguments_are_named(options, error, message):
+    with pytest.raises(error, match=message):
+        identify_covering(torch.rand(100, 3), **options)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (torch.rand(10, 3), ValueError, "x: expected at least 50 data, found 10"),
+        (torch.rand(0, 3), ValueError, "x: expected at least one example"),
+        (torch.rand(100, 3).numpy(), TypeError, "x: expected a torch.Tensor, found ndarray"),
+        (torch.ones(100, 3).long(), TypeError, "x: expected floating-point numbers, found torch.int64"),
+        (torch.rand(100, 3).log().log(), ValueError, "x: expected finite values"),
+    ],
+)
+def test_bad_data_are_named(x, error, message):
+    with pytest.raises(error, match=message):
+        identify_covering(x)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"field": 4}, "field: expected a prime, found 4"),
+        ({"field": 1}, "field: expected at least 2, found 1"),
+        ({"max_dim": -1}, "max_dim: expected at least 0"),
+        ({"num_points": 0}, "num_points: expected at least 1"),
+    ],
+)
+def test_bad_arguments_of_homology_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        persistence(torch.rand(20, 2), **options)
 
 
 def test_candidates_of_ones_own():

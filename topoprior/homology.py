@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from topoprior.vae_checks import check_data, check_integer
+
 
 def farthest_points(x: Tensor, num: int) -> Tensor:
     """Indices of ``num`` points of ``x`` (N, d), each the farthest from those before: an even cover.
@@ -37,8 +39,15 @@ def persistence(x: Tensor, *, field: int = 2, max_dim: int = 2, num_points: int 
         max_dim: 2 takes minutes beyond 500 points.
 
     Raises:
+        TypeError, ValueError: no finite points, ``field`` no prime, ``max_dim`` negative, ``num_points`` below 1.
         ImportError: ripser is missing; the message says how to install it.
     """
+    check_data("x", x)
+    check_integer("num_points", num_points)
+    check_integer("max_dim", max_dim, least=0)
+    check_integer("field", field, least=2)
+    if any(field % p == 0 for p in range(2, math.isqrt(field) + 1)):
+        raise ValueError(f"field: expected a prime, found {field}")
     try:
         from ripser import ripser
     except ImportError as error:

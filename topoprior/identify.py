@@ -8,11 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from topoprior.coverings import Circle, Covering, Euclidean, KleinBottle, Torus
+from topoprior.coverings import Circle, Covering, Euclidean, FlatManifold, KleinBottle, Torus
 from topoprior.low_harmonics import spectral_features
 from topoprior.projective import RealProjectiveSpace
 from topoprior.spectral import EXPLAINED, EXTRA, Fit, WarmStart, fit_covering, graph_spectrum
-from topoprior.spherical import Sphere
+from topoprior.spherical import Sphere, SphericalSpaceForm
+from topoprior.vae_checks import check_data, check_integer
 
 _CANDIDATES: dict[str, Callable[[], Covering]] = {
     "circle": Circle,
@@ -81,7 +82,9 @@ def identify_covering(
     Uses torch's global random state.
 
     Raises:
-        ValueError: no candidates, or fewer data than 50.
+        TypeError: data that are no floating-point tensor, candidates that are no spaces by name.
+        ValueError: no candidates, fewer data than 50 or than neighbours and eigenvectors need, values that are
+            not finite, a number below 1.
 
     Example:
         >>> import topoprior as tp
@@ -91,9 +94,10 @@ def identify_covering(
         >>> identify_covering(points, few).name
         'circle'
     """
-    known = default_candidates() if candidates is None else dict(candidates)
-    if not known:
-        raise ValueError("candidates: expected at least one space, found none")
+    known = default_candidates() if candidates is None else _checked(candidates)
+    check_data("x", x)
+    for name, number in (("landmarks", landmarks), ("neighbours", neighbours), ("rounds", rounds)):
+        check_integer(name, number)
     if len(x) < 50:
         raise ValueError(f"x: expected at least 50 data, found {len(x)}")
     index = torch.randperm(len(x))[:landmarks].to(x.device)
@@ -113,3 +117,16 @@ def identify_covering(
     name, best = next(iter(fits.items()))
     start = WarmStart(index, best._replace(latents=best.latents.to(x.dtype)))
     return Identification(name, known[name], start, fits)
+
+
+def _checked(candidates: Mapping[str, Covering]) -> dict[str, Covering]:
+    if not isinstance(candidates, Mapping):
+        raise TypeError(f"candidates: expected names and spaces, found {type(candidates).__name__}")
+    if not candidates:
+        raise ValueError("candidates: expected at least one space, found none")
+    for name, space in candidates.items():
+        if not isinstance(space, FlatManifold | SphericalSpaceForm):
+            raise TypeError(
+                f"candidates: expected flat manifolds or spherical space forms, found {space!r} as {name!r}"
+            )
+    return dict(candidates)

@@ -17,6 +17,7 @@ from topoprior.harmonics import Harmonics
 from topoprior.invariants import SphericalHarmonics
 from topoprior.low_harmonics import low_harmonics
 from topoprior.posteriors import make_posterior
+from topoprior.vae_checks import check_integer, check_number, check_values
 
 
 class Elbo(NamedTuple):
@@ -59,8 +60,8 @@ class CoveringVAE(nn.Module):
         precision: compute the two networks in this dtype, by `torch.autocast`; None: in their own.
 
     Raises:
-        ValueError: an unknown option, a space without a default prior, a data value out of range.
-        TypeError: any other space.
+        ValueError: an unknown option, a number out of range, a space without a default prior.
+        TypeError: any other space, widths or sizes that are no ints.
 
     Example:
         >>> import topoprior as tp
@@ -91,6 +92,20 @@ class CoveringVAE(nn.Module):
         ):
             if value not in known:
                 raise ValueError(f"{name}: expected one of {known}, found {value!r}")
+        for name, sizes in (
+            ("data_shape", data_shape),
+            ("encoder_hidden", encoder_hidden),
+            ("decoder_hidden", decoder_hidden),
+            ("num_harmonics", (num_harmonics,)),
+        ):
+            for size in sizes:
+                check_integer(name, size)
+        for name, number in (
+            ("init_scale", init_scale),
+            ("init_noise", init_noise),
+            ("prior_scale", prior_scale),
+        ):
+            check_number(name, number)
         self.covering, self.data_shape = covering, torch.Size(data_shape)
         self.likelihood, self.scale, self.prior_scale = likelihood, scale, prior_scale
         self.precision: torch.dtype | None = None
@@ -151,7 +166,16 @@ class CoveringVAE(nn.Module):
         return self._run(self.decoder, code).unflatten(-1, self.data_shape)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z) in nats, summed over the data's dimensions."""
+        """log p(x | z) in nats, summed over the data's dimensions.
+
+        Raises:
+            ValueError: values of ``x`` that are not finite, or not in [0, 1] for the Bernoulli likelihood.
+        """
+        check_values("x", x, unit=self.log_noise is None)
+        return self._log_likelihood(x, z)
+
+    def _log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """Without the check, which waits for the device: training has checked all data before."""
         output = self.decode(z)
         dims = tuple(range(-len(self.data_shape), 0))
         if self.log_noise is None:
@@ -162,14 +186,20 @@ class CoveringVAE(nn.Module):
         return (-0.5 * squared - self.log_noise - 0.5 * math.log(2 * math.pi)).sum(dims)
 
     def elbo(self, x: Tensor, num_samples: int = 1) -> Elbo:
-        """Evidence lower bound of every example, averaged over ``num_samples`` draws, in nats."""
+        """Evidence lower bound of every example, averaged over ``num_samples`` draws, in nats.
+
+        Raises:
+            ValueError: ``num_samples`` below 1, or values of ``x`` that the likelihood does not have.
+        """
+        check_integer("num_samples", num_samples)
+        check_values("x", x, unit=self.log_noise is None)
         return self.elbo_and_draws(x, num_samples)[0]
 
     def elbo_and_draws(self, x: Tensor, num_samples: int = 1) -> tuple[Elbo, Tensor]:
-        """:meth:`elbo`, and the latents that were drawn, (num_samples, ..., cover_dim)."""
+        """:meth:`elbo`, and the latents that were drawn, (num_samples, ..., cover_dim); values are not checked."""
         q = self.encode(x)
         z = q.rsample((num_samples,))
-        return Elbo(self.log_likelihood(x, z).mean(0), self.posterior.kl(q, z)), z
+        return Elbo(self._log_likelihood(x, z).mean(0), self.posterior.kl(q, z)), z
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction at the posterior's center."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +12,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from topoprior.checkpoints import CheckpointError, write_atomically
 from topoprior.coverings import FlatManifold
 from topoprior.harmonics import Harmonics
 from topoprior.low_harmonics import spectral_features
 from topoprior.spectral import Fit, WarmStart, extend, warm_start
 from topoprior.vae import CoveringVAE
+from topoprior.vae_checks import check_data, check_integer, check_number, fingerprint
+from topoprior.vae_run import Run
 
 _REGRESSION_BATCH, _REGRESSION_STEPS, _REGRESSION_DATA = 256, 1000, 8000
 _REGRESSION_SHARE = 0.2  # of the data that training sees, at most this much is seen before
@@ -75,26 +74,41 @@ def fit(
             to the same numbers as without the interruption.
 
     Raises:
-        ValueError: an argument out of range, or a checkpoint of another training.
+        TypeError: data that are no tensor of the model's dtype, a number of another kind.
+        ValueError: an argument out of range, data that are empty, of another shape, not finite or (Bernoulli) not
+            in [0, 1], or a checkpoint of another training, model or data; the message says which.
         CheckpointError: a damaged checkpoint.
     """
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, found {value}")
+    for name, number in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
+        if name != "patience" or number is not None:
+            check_integer(name, number)
+    check_number("learning_rate", learning_rate)
+    check_number("coverage", coverage, zero=True)
+    if precision is not None and not (isinstance(precision, torch.dtype) and precision.is_floating_point):
+        raise TypeError(f"precision: expected a floating-point torch.dtype or None, found {precision!r}")
+    for name, data in (("x", x), ("validation", validation)):
+        if name == "x" or data is not None:
+            _check(vae, name, data)
     if seed is not None:
         torch.manual_seed(seed)
-    settings = {
-        "space": repr(vae.covering),
-        "data": [*x.shape, round(x.double().sum().item(), 6)],
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "warm": warm,
-        "coverage": coverage,
-        "precision": str(precision),
-        "seed": seed,
-    }
-    run = _Run(vae, settings, epochs * math.ceil(len(x) / batch_size), learning_rate)
+    settings: dict[str, Any] = {}
+    if checkpoint is not None:  # all that decides the numbers; data are hashed, so not otherwise
+        settings = {
+            "space": repr(vae.covering),
+            "likelihood": vae.likelihood,
+            "scale": vae.scale,
+            "prior_scale": vae.prior_scale,
+            "x": fingerprint(x),
+            "validation": fingerprint(validation),
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "warm": warm,
+            "coverage": coverage,
+            "precision": str(precision),
+            "seed": seed,
+        }
+    run = Run(vae, settings, epochs * math.ceil(len(x) / batch_size), learning_rate)
     path = None if checkpoint is None else Path(checkpoint)
     resumed = path is not None and path.exists()
     if path is not None and resumed:
@@ -120,7 +134,7 @@ def fit(
         with _precision(vae, precision):
             run.train.append(_epoch(vae, x, batch_size, run, spread if weight else None, weight))
         if validation is not None:
-            run.validation.append(negative_elbo(vae, validation, num_samples=1))
+            run.validation.append(_negative_elbo(vae, validation))
         run.keep_best()
         bar.set_postfix(negative_elbo=f"{(run.validation or run.train)[-1]:.3f}")
         if path is not None:
@@ -134,7 +148,7 @@ def _epoch(
     vae: CoveringVAE,
     x: Tensor,
     batch_size: int,
-    run: _Run,
+    run: Run,
     spread: Callable[[Tensor], Tensor] | None,
     weight: float,
 ) -> float:
@@ -151,86 +165,6 @@ def _epoch(
         run.schedule.step()
         total -= elbo.value.detach().sum()
     return total.item() / len(x)
-
-
-class _Run:
-    """All that changes during training, to save and to restore."""
-
-    def __init__(
-        self, vae: CoveringVAE, settings: dict[str, Any], steps: int, learning_rate: float
-    ) -> None:
-        self.vae, self.settings = vae, settings
-        try:
-            self.optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate, fused=True)
-        except RuntimeError:  # an older torch, or a device without it
-            self.optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate)
-        gentle = max(1, steps // 10)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda step: (
-                min(1.0, (step + 1) / gentle) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-                + 1e-3
-            ),
-        )
-        self.train: list[float] = []
-        self.validation: list[float] = []
-        self.fit: dict[str, float] | None = None
-        self.best_epoch = -1
-        self.best_state: dict[str, Tensor] | None = None
-
-    @property
-    def scores(self) -> list[float]:
-        return self.validation or self.train
-
-    def keep_best(self) -> None:
-        if self.best_epoch < 0 or self.scores[-1] < self.scores[self.best_epoch]:
-            self.best_epoch = len(self.scores) - 1
-            self.best_state = {k: v.detach().clone() for k, v in self.vae.state_dict().items()}
-
-    def is_over(self, patience: int | None) -> bool:
-        return patience is not None and len(self.scores) - 1 - self.best_epoch >= patience > 0
-
-    def save(self, path: Path) -> None:
-        state = {
-            "settings": self.settings,
-            "vae": self.vae.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.last_epoch,
-            "train": self.train,
-            "validation": self.validation,
-            "fit": self.fit,
-            "best_epoch": self.best_epoch,
-            "best_state": self.best_state,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
-
-    def load(self, path: Path) -> None:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            settings = state["settings"]
-        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: damaged or not a training checkpoint ({error})") from None
-        for name, value in self.settings.items():
-            if settings.get(name) != value:
-                raise ValueError(
-                    f"checkpoint: {path} is of a training with {name} = {settings.get(name)!r}, "
-                    f"this one has {value!r}; remove it or choose another"
-                )
-        self.vae.load_state_dict(state["vae"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.last_epoch = state["schedule"]
-        device = next(self.vae.parameters()).device
-        self.train, self.validation, self.fit = state["train"], state["validation"], state["fit"]
-        self.best_epoch = state["best_epoch"]
-        self.best_state = {k: v.to(device) for k, v in state["best_state"].items()}
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] and len(state["random_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
 
 
 @contextlib.contextmanager
@@ -279,7 +213,7 @@ def _regress(vae: CoveringVAE, x: Tensor, start: WarmStart, steps: int) -> None:
         rows = torch.randint(len(data), (min(_REGRESSION_BATCH, len(data)),)).to(device)
         error = (vae.encoder_features(data[rows]) - target[rows]).square().mean()
         # The two terms share no parameters, so their balance does not matter to Adam.
-        loss = error - vae.log_likelihood(data[rows], latents[rows]).mean() / x[0].numel()
+        loss = error - vae._log_likelihood(data[rows], latents[rows]).mean() / x[0].numel()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -288,7 +222,26 @@ def _regress(vae: CoveringVAE, x: Tensor, start: WarmStart, steps: int) -> None:
 
 @torch.no_grad()
 def negative_elbo(vae: CoveringVAE, x: Tensor, *, num_samples: int = 4, batch_size: int = 1024) -> float:
-    """Mean negative ELBO of ``x`` per example, in nats."""
+    """Mean negative ELBO of ``x`` (N, *data_shape) per example, in nats.
+
+    Raises:
+        TypeError, ValueError: as of :func:`fit`.
+    """
+    check_integer("num_samples", num_samples)
+    check_integer("batch_size", batch_size)
+    _check(vae, "x", x)
+    return _negative_elbo(vae, x, num_samples, batch_size)
+
+
+@torch.no_grad()
+def _negative_elbo(vae: CoveringVAE, x: Tensor, num_samples: int = 1, batch_size: int = 1024) -> float:
     device = next(vae.parameters()).device
-    parts = [vae.elbo(part.to(device), num_samples).value.sum() for part in x.split(batch_size)]
+    parts = [
+        vae.elbo_and_draws(part.to(device), num_samples)[0].value.sum() for part in x.split(batch_size)
+    ]
     return -torch.stack(parts).sum().item() / len(x)
+
+
+def _check(vae: CoveringVAE, name: str, x: Tensor | None) -> None:
+    dtype = next(vae.parameters()).dtype
+    check_data(name, x, shape=vae.data_shape, dtype=dtype, unit=vae.likelihood == "bernoulli")

@@ -1,0 +1,107 @@
+"""Checks of data and numbers for autoencoders and identification: errors that name what is wrong, at once."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_data(
+    name: str,
+    x: Any,
+    *,
+    shape: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+    unit: bool = False,
+) -> None:
+    """Data (N, ...) have to be a tensor of finite floating-point numbers, at least one example.
+
+    Args:
+        shape: of one example.
+        dtype: that of the model, which data have to share.
+        unit: whether values have to be in [0, 1], as the Bernoulli likelihood needs.
+
+    Raises:
+        TypeError: no tensor, no floating-point numbers, or another dtype.
+        ValueError: no examples, another shape, values out of range or not finite.
+
+    Example:
+        >>> check_data("x", torch.tensor([[0.5, 2.0]]), unit=True)
+        Traceback (most recent call last):
+        ValueError: x: expected values in [0, 1] for the Bernoulli likelihood, found 0.5 to 2
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, found {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name}: expected floating-point numbers, found {x.dtype}")
+    if dtype is not None and x.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype}, as the model's parameters, found {x.dtype}")
+    if shape is not None and (x.dim() != len(shape) + 1 or tuple(x.shape[1:]) != tuple(shape)):
+        raise ValueError(f"{name}: expected shape (N, {_listed(shape)}), found {tuple(x.shape)}")
+    if x.dim() < 1 or x.numel() == 0:
+        raise ValueError(f"{name}: expected at least one example, found shape {tuple(x.shape)}")
+    check_values(name, x, unit=unit)
+
+
+def check_values(name: str, x: Tensor, *, unit: bool = False) -> None:
+    """Values have to be finite, and in [0, 1] if ``unit``: two numbers are read, whatever the size."""
+    if x.numel() == 0:
+        return
+    low, high = (value.item() for value in torch.aminmax(x.detach()))  # NaN is passed on
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{name}: expected finite values, found NaN or infinity")
+    if unit and not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"{name}: expected values in [0, 1] for the Bernoulli likelihood, found {low:g} to {high:g}"
+        )
+
+
+def check_integer(name: str, value: Any, least: int = 1) -> None:
+    """
+    Raises:
+        TypeError: no int.
+        ValueError: below ``least``.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an int, found {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, found {value}")
+
+
+def check_number(name: str, value: Any, *, zero: bool = False) -> None:
+    """A finite positive number; 0 too if ``zero``.
+
+    Raises:
+        TypeError: no number.
+        ValueError: not finite, or out of range.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a number, found {value!r}")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        expected = "a finite number, at least 0" if zero else "a finite positive number"
+        raise ValueError(f"{name}: expected {expected}, found {value}")
+
+
+def fingerprint(x: Tensor | None) -> str:
+    """Shape, dtype and a hash of all values in their order; "none" for None.
+
+    Example:
+        >>> fingerprint(torch.zeros(2)) == fingerprint(torch.zeros(2))
+        True
+        >>> fingerprint(torch.tensor([0.0, 1.0])) == fingerprint(torch.tensor([1.0, 0.0]))
+        False
+    """
+    if x is None:
+        return "none"
+    data = x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return f"{tuple(x.shape)} {x.dtype} {hashlib.sha256(data.data).hexdigest()[:16]}"
+
+
+def _listed(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))
