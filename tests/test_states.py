@@ -124,3 +124,50 @@ def test_a_state_without_the_matrix_is_incomplete():
     with pytest.raises(RuntimeError, match=r"Missing key.*weight_posterior\.matrix"):
         conv().load_state_dict(state)
     conv().load_state_dict(state, strict=False)
+
+
+# --- the meta device ---------------------------------------------------------------------------
+
+LEARNED = {
+    "klein, learned, residual": DECODER("klein-3x3", empirical_bayes=True, residual_fraction=0.1),
+    "gaussian, learned": tp.Gaussian(empirical_bayes=True),
+}
+
+
+@pytest.mark.parametrize("by_context", [True, False])
+@pytest.mark.parametrize("name", [*NAMES, *LEARNED])
+def test_layers_made_on_the_meta_device_are_right_once_they_have_memory(name, by_context):
+    """to_empty leaves anything in parameters and buffers: here, what would show."""
+    prior, x = LEARNED.get(name, name), torch.randn(2, 3, 6, 6)
+    if by_context:
+        with torch.device("meta"):
+            layer = conv(prior)
+    else:
+        layer = conv(prior, device="meta")
+    assert all(t.is_meta for t in (*layer.parameters(), *layer.buffers()))
+    layer.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in (*layer.parameters(), *layer.buffers()):
+            tensor.fill_(torch.nan)
+    loaded = copy.deepcopy(layer)
+    plain = conv(prior)
+    for each in (layer, plain):
+        torch.manual_seed(3)
+        each.reset_parameters()
+    loaded.load_state_dict(plain.state_dict(), strict=True)
+    expected = [plain.weight_posterior.mean(), plain.kl()]
+    for other in (layer, loaded):
+        torch.testing.assert_close([other.weight_posterior.mean(), other.kl()], expected, rtol=0, atol=0)
+        assert torch.isfinite(other(x)).all()
+    for a, b in zip(layer.buffers(), plain.buffers(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_whole_network_on_the_meta_device():
+    with torch.device("meta"):
+        net = nn.Sequential(
+            tp.BayesConv2d(3, 4, 3, prior=DECODER("klein-3x3")), nn.Flatten(), tp.BayesLinear(64, 2)
+        )
+    state = nn.Sequential(conv(), nn.Flatten(), tp.BayesLinear(64, 2)).state_dict()
+    net.load_state_dict(state, strict=True, assign=True)
+    assert not any(p.is_meta for p in net.parameters())

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from topoprior import coverings as _coverings
 from topoprior.coverings import FlatManifold
 
+_T = TypeVar("_T")
 CONFIG, MODEL = "config.json", "model.safetensors"
 
 
@@ -67,6 +70,18 @@ def load(folder: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, Tenso
     except SafetensorError as error:
         raise CheckpointError(f"{folder / MODEL}: damaged or not safetensors ({error})") from None
     return config, tensors
+
+
+def on_cpu(function: Callable[..., _T]) -> Callable[..., _T]:
+    """Make what ``function`` makes on the CPU, also inside ``with torch.device("meta")``: a prior's few numbers are
+    read while layers are made."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> _T:
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 def check_options(options: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -46,7 +46,7 @@ class CorrelatedGaussian(MeanFieldPrior):
 
     def covariance(self, kernel_size: Sequence[int]) -> Tensor:
         """C in float64, (k, k), pixels in the order of ``flatten``."""
-        axes = [torch.arange(n, dtype=torch.float64) for n in kernel_size]
+        axes = [torch.arange(n, dtype=torch.float64, device="cpu") for n in kernel_size]
         pixels = torch.cartesian_prod(*axes).reshape(-1, len(kernel_size))
         return (-torch.cdist(pixels, pixels) / self.lengthscale).exp()
 
@@ -80,6 +80,7 @@ class CorrelatedPosterior(MeanFieldPosterior):
     """Mean-field normal over the pixels of kernels whose prior correlates them."""
 
     precision: Tensor
+    prior: CorrelatedGaussian
 
     def __init__(
         self,
@@ -92,8 +93,14 @@ class CorrelatedPosterior(MeanFieldPosterior):
         super().__init__(prior, shape, device=device, dtype=dtype)
         covariance = prior.covariance(self.shape[2:])
         self.log_det = torch.logdet(covariance).item()
-        precision = torch.linalg.inv(covariance).to(device=device, dtype=self.loc.dtype)
+        precision = torch.empty(covariance.shape, dtype=self.loc.dtype, device=self.loc.device)
         self.register_buffer("precision", precision, persistent=False)  # known from the prior
+        self.fill_buffers()
+
+    def fill_buffers(self) -> None:
+        super().fill_buffers()
+        if hasattr(self, "precision"):  # not while the base class is made
+            self.precision.copy_(torch.linalg.inv(self.prior.covariance(self.shape[2:])))
 
     def kl(self) -> Tensor:
         scale, low = self.scale(), (torch.float16, torch.bfloat16)

@@ -80,8 +80,9 @@ class DecoderPosterior(WeightPosterior):
         return self.log_scale[: self.dim].exp().movedim(0, -1)
 
     def fill_buffers(self) -> None:
+        self.factors.fill_buffers()
         alpha_scale, beta_scale = self.scales
-        self.matrix[:-1] = self.waves.matrix.float() * alpha_scale
+        self.matrix[:-1] = (self.waves.matrix.float() * alpha_scale).to(self.matrix)
         self.matrix[-1] = beta_scale
 
     def reset_parameters(self) -> None:

@@ -233,6 +233,7 @@ class DecoderPrior(WeightPrior):
         checkpoints.save(folder, config, {"coefficients": self.coefficients})
 
     @classmethod
+    @checkpoints.on_cpu
     def from_pretrained(cls, name_or_folder: Path | str, **options: Any) -> DecoderPrior:
         """A prior shipped with the package, by name, or one saved in a folder.
 

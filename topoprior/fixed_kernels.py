@@ -95,6 +95,7 @@ class FixedKernelsPosterior(WeightPosterior):
         self.reset_parameters()
 
     def fill_buffers(self) -> None:
+        self.factors.fill_buffers()
         self.coefficients.copy_(self.prior.decoder.coefficients)
         for i, scale in enumerate(self._scales):
             self.scales[i] = scale

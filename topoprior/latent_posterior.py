@@ -73,18 +73,25 @@ class EuclideanDecoderPosterior(WeightPosterior):
         self.loc = nn.Parameter(torch.empty(*self.shape[:2], prior.dim + 2, **options))
         self.log_scale = nn.Parameter(torch.empty_like(self.loc))
         self.register_buffer("amplitude_scales", torch.empty(2, **options))
-        for name, numbers in zip(
-            ("nodes", "node_weights"), hermite_grid(prior.dim, _MEAN_NODES), strict=True
+        for name, size in (
+            ("nodes", (_MEAN_NODES**prior.dim, prior.dim)),
+            ("node_weights", (_MEAN_NODES**prior.dim,)),
         ):
-            self.register_buffer(name, numbers.to(self.loc), persistent=False)
+            self.register_buffer(name, torch.empty(size, **options), persistent=False)
         # In the state_dict: the weights that it stands for must not depend on which decoder is installed.
         self.decoder = copy.deepcopy(prior.decoder).to(self.loc)
         self.factors = BoundedScale(2, prior.empirical_bayes, **options)
         self.reset_parameters()
 
     def fill_buffers(self) -> None:
+        self.factors.fill_buffers()
         for i, scale in enumerate(self._scales):
             self.amplitude_scales[i] = scale
+        nodes, weights = hermite_grid(self.prior.dim, _MEAN_NODES)
+        self.nodes.copy_(nodes)
+        self.node_weights.copy_(weights)
+        for own, known in zip(self.decoder.buffers(), self.prior.decoder.buffers(), strict=True):
+            own.copy_(known)
 
     def reset_parameters(self) -> None:
         self.fill_buffers()

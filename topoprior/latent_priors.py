@@ -153,6 +153,7 @@ class EuclideanDecoderPrior(WeightPrior):
         checkpoints.save(folder, config, self.decoder.state_dict())
 
     @classmethod
+    @checkpoints.on_cpu
     def from_pretrained(cls, name_or_folder: Path | str, **options: Any) -> EuclideanDecoderPrior:
         """A prior shipped with the package, by name, or one saved in a folder.
 

@@ -175,7 +175,13 @@ class MeanFieldPosterior(WeightPosterior):
         )
         self.reset_parameters()
 
+    def fill_buffers(self) -> None:
+        self.scale_factors.fill_buffers()
+
     def reset_parameters(self) -> None:
+        self.fill_buffers()
+        if self.loc.is_meta:
+            return  # no numbers to draw
         std = self.prior.std(self.shape)
         start = self.prior.init_scale * (std if math.isfinite(std) else self.prior_scale)
         with torch.no_grad():

@@ -76,7 +76,7 @@ class WeightPosterior(nn.Module, ABC):
         gives weights a standard deviation of at most ``std``. One without stds of its own does nothing."""
 
     def fill_buffers(self) -> None:  # noqa: B027 - not abstract: most posteriors have none
-        """Write into the buffers what is known from the prior."""
+        """Write into the buffers what is known from the prior: after ``to_empty`` they hold anything."""
 
     def forward(self) -> Tensor:
         return self.rsample()
@@ -196,7 +196,11 @@ class BoundedScale(nn.Module):
         self.rho = nn.Parameter(torch.zeros_like(ones)) if learn else None
         self.register_buffer("ones", ones, persistent=False)  # gives device and dtype, no checkpoint entry
 
+    def fill_buffers(self) -> None:
+        self.ones.fill_(1)
+
     def reset_parameters(self) -> None:
+        self.fill_buffers()
         if self.rho is not None:
             nn.init.zeros_(self.rho)
 
@@ -261,10 +265,13 @@ def get_prior(prior: str | Path | WeightPrior) -> WeightPrior:
         return prior
     if not isinstance(prior, str | Path):
         raise TypeError(f"prior: expected a name or a WeightPrior, found {type(prior).__name__}")
-    if str(prior) in _PRIORS:
-        return _PRIORS[str(prior)]()
-    if prior != "" and Path(prior).is_dir():  # Path("") is the current folder
-        return load_prior(prior)
+    with torch.device(
+        "cpu"
+    ):  # a prior's few numbers are read while a layer is made, on the meta device too
+        if str(prior) in _PRIORS:
+            return _PRIORS[str(prior)]()
+        if prior != "" and Path(prior).is_dir():  # Path("") is the current folder
+            return load_prior(prior)
     close = difflib.get_close_matches(str(prior), prior_names(), n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     raise ValueError(
