@@ -36,7 +36,14 @@ def findings(table: Table) -> list[str]:
                 sentence(list(group), temperature)
                 for _, group in groupby(found_by_place(found), key=lambda c: (c.cell.dataset, c.measure))
             ]
-    return [*said, *residual(table), *start_alone(table), *tempering(table), *published(table)]
+    return [
+        *said,
+        *others(table),
+        *residual(table),
+        *start_alone(table),
+        *tempering(table),
+        *published(table),
+    ]
 
 
 def found_by_place(found: Sequence[Comparison]) -> list[Comparison]:
@@ -78,6 +85,23 @@ def _everywhere(
     cells = [Cell(d, n, temperature) for d in table.datasets for n in table.sizes(d)]
     found = [table.compare(cell, first, second, measure) for cell in cells]
     return corrected([c for c in found if c is not None])
+
+
+def others(table: Table) -> list[str]:
+    """Klein against the priors that no question of `COMPARED` is about, on the seeds that both have."""
+    known = {
+        KLEIN.method,
+        "klein-residual",
+        *(opponent for _, opponent in COMPARED),
+        *(o for o, _ in COMPARED),
+    }
+    methods = list(dict.fromkeys(v.method for v in table.variants if v.method not in known))
+    return [
+        f"Against {method}, {_temperature(t)}: klein is {counted(found[0])} in accuracy, {counted(found[1])} in NLL."
+        for t in table.temperatures
+        for method in methods
+        if all(found := [against(table, method, t, (measure,)) for measure in (ACCURACY, NLL)])
+    ]
 
 
 def residual(table: Table) -> list[str]:

@@ -168,6 +168,19 @@ def test_findings_say_where_it_helps_and_where_not() -> None:
     assert any("The start alone" in s and "worse in 2" in s for s in said)
 
 
+def test_every_other_prior_gets_a_sentence() -> None:
+    """The same runs under another name: what holds against the Gaussian prior holds against it."""
+    runs = made_up()
+    for run in [run for run in runs if run["config"]["method"] == "gaussian"]:
+        runs.append({**run, "config": {**run["config"], "method": "laplace"}})
+    said = findings.others(Table(runs))
+    assert len(said) == 2  # temperatures
+    assert said[0].startswith(
+        "Against laplace, T = 1: klein is better in 1, worse in 1, open in 0 of 2 places"
+    )
+    assert not findings.others(Table(made_up()))
+
+
 def test_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_report.main([str(folder)])
     assert "report.md" in capsys.readouterr().out
