@@ -311,8 +311,13 @@ def test_parameter_count_is_below_a_plain_conv():
         (lambda: tp.BayesConv2d(3, 4, 3, groups=2), "divisible"),
         (lambda: tp.BayesConv2d(3, 4, 3, padding_mode="mirror"), "padding_mode"),
         (lambda: tp.BayesConvTranspose2d(3, 4, 3, padding_mode="circular"), "padding mode"),
-        (lambda: tp.BayesLinear(0, 4), "in_features"),
-        (lambda: tp.BayesLinear(4, 2.5), "out_features"),
+        (lambda: tp.BayesLinear(0, 4), "in_features: expected at least 1, found 0"),
+        (lambda: tp.BayesConv2d(3, 4, 0, prior="gaussian"), "kernel_size: expected at least 1, found 0"),
+        (
+            lambda: tp.BayesConv2d(3, 4, (3, -1), prior="gaussian"),
+            "kernel_size: expected at least 1, found -1",
+        ),
+        (lambda: tp.BayesConv1d(3, 0, 3), "out_channels: expected at least 1, found 0"),
         (lambda: tp.BayesLinear(4, 2).draw_samples(0), "num_samples: expected at least 1, found 0"),
         (lambda: tp.BayesLinear(4, 2).draw_samples(3, antithetic=True), "even"),
     ],
@@ -328,6 +333,22 @@ def test_input_that_does_not_split_into_the_draws(case):
     layer.draw_samples(3)
     with pytest.raises(ValueError, match="input: expected a multiple of 3 rows"):
         layer(x)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: tp.BayesLinear(4, 2.5), "out_features: expected an int, found 2.5"),
+        (lambda: tp.BayesLinear(True, 2), "in_features: expected an int, found True"),
+        (lambda: tp.BayesConv2d(3, "4", 3), "out_channels: expected an int, found '4'"),
+        (lambda: tp.BayesConv2d(3, 4, 3.0), "kernel_size: expected an int, found 3.0"),
+        (lambda: tp.BayesConv2d(3, 4, (3, True)), "kernel_size: expected an int, found True"),
+        (lambda: tp.BayesLinear(4, 2).draw_samples(2.0), "num_samples: expected an int, found 2.0"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(build, message):
+    with pytest.raises(TypeError, match=message):
+        build()
 
 
 def test_prior_of_a_wrong_type():

@@ -252,6 +252,27 @@ def test_bad_arguments_are_named(make, message):
 
 
 @pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tp.Gaussian("0.3"), "scale: expected a number, found '0.3'"),
+        (lambda: tp.Gaussian(True), "scale: expected a number, found True"),
+        (lambda: tp.Laplace(gain="2"), "gain: expected a number, found '2'"),
+        (lambda: tp.StudentT(df=None), "df: expected a number, found None"),
+        (lambda: tp.ScaleMixture(pi="0.5"), "pi: expected a number, found '0.5'"),
+        (lambda: tp.Gaussian(num_nodes=2.5), "num_nodes: expected an int, found 2.5"),
+        (
+            lambda: tp.DecoderPrior.from_pretrained("klein-3x3", mean_fraction="0.1"),
+            "mean_fraction: .* '0.1'",
+        ),
+        (lambda: tp.DecoderPrior.from_pretrained("klein-3x3", gain=[1]), r"gain: .* found \[1\]"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
     ("name", "factory", "error", "message"),
     [
         ("x", tp.Gaussian(), TypeError, "factory: expected a function or class .* found Gaussian"),

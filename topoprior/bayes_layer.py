@@ -9,12 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from topoprior.mean_field import Gaussian
-from topoprior.priors import WeightPosterior, WeightPrior, get_prior
+from topoprior.priors import WeightPosterior, WeightPrior, check_int, get_prior
 
 PriorLike: TypeAlias = str | Path | WeightPrior
 
 # A bias starts at 0 with this fraction of its unit prior std.
 _BIAS_INIT_SCALE = 0.1
+
+
+def check_module(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
 
 
 class BayesLayer(nn.Module):
@@ -85,6 +90,7 @@ class BayesLayer(nn.Module):
             antithetic: the second half mirrors the noise of the first; ``num_samples`` must be even.
 
         Raises:
+            TypeError: ``num_samples`` is no int.
             ValueError: ``num_samples`` below 1, or odd and antithetic.
 
         Example:
@@ -95,8 +101,7 @@ class BayesLayer(nn.Module):
             (torch.Size([8, 2, 4]), torch.Size([24, 2]))
             >>> layer.drawn = None
         """
-        if num_samples < 1:
-            raise ValueError(f"num_samples: expected at least 1, found {num_samples}")
+        num_samples = check_int("num_samples", num_samples)
         if self.use_mean:
             weight, bias = self.draw()
             self.drawn = weight.expand(num_samples, *weight.shape), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from topoprior.bayes_layer import check_module
 from topoprior.decoder_posterior import DecoderPosterior
 
 
@@ -25,12 +26,16 @@ def compile_posteriors(model: nn.Module, compiled: bool = True) -> int:
     Returns:
         how many posteriors it concerns.
 
+    Raises:
+        TypeError: ``model`` is no module.
+
     Example:
         >>> import topoprior as tp
         >>> net = nn.Sequential(tp.BayesConv2d(1, 4, 3), nn.ReLU(), tp.BayesConv2d(4, 8, 3))
         >>> compile_posteriors(net)
         2
     """
+    check_module(model)
     posteriors = [module for module in model.modules() if isinstance(module, DecoderPosterior)]
     for posterior in posteriors:
         posterior.compiled = compiled

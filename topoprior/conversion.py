@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import skip_init
 
-from topoprior.bayes_layer import BayesLayer, PriorLike
+from topoprior.bayes_layer import BayesLayer, PriorLike, check_module
 from topoprior.layers import BayesConvTranspose2d, BayesLinear, transpose_kernels
 from topoprior.priors import Shape, check_positive, get_prior
 from topoprior.selection import (
@@ -78,8 +78,7 @@ def to_bayesian(
         >>> bayes[0].prior_name, bayes[2].prior_name, bayes[4]
         ('klein-3x3', 'gaussian', Linear(in_features=8, out_features=2, bias=True))
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
+    check_module(model)
     if init not in ("prior", "pretrained"):
         raise ValueError(f"init: expected 'prior' or 'pretrained', found {init!r}")
     if inplace and type(model) in COUNTERPARTS:
@@ -194,8 +193,7 @@ def to_deterministic(model: nn.Module, *, sample: bool = False, inplace: bool = 
         ...     torch.equal(to_deterministic(net)(x), net(x))
         True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
+    check_module(model)
     if inplace and isinstance(model, BayesLayer):
         raise ValueError(
             "inplace: the model itself is the layer to replace; use what to_deterministic returns"

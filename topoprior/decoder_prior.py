@@ -21,6 +21,7 @@ from topoprior.priors import (
     HE_GAIN,
     Shape,
     WeightPrior,
+    check_fraction,
     check_positive,
     priors_serving,
     register_prior,
@@ -97,9 +98,8 @@ class DecoderPrior(WeightPrior):
         expected = (harmonics.num_features, math.prod(self.kernel_size))
         if tuple(coefficients.shape) != expected:
             raise ValueError(f"coefficients: expected shape {expected}, found {tuple(coefficients.shape)}")
-        for name, value in (("mean_fraction", mean_fraction), ("residual_fraction", residual_fraction)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name}: expected a number in [0, 1), found {value}")
+        mean_fraction = check_fraction("mean_fraction", mean_fraction)
+        residual_fraction = check_fraction("residual_fraction", residual_fraction)
         if mean_fraction + residual_fraction >= 1:
             raise ValueError(
                 "residual_fraction: expected less than 1 together with mean_fraction, found "
@@ -113,10 +113,10 @@ class DecoderPrior(WeightPrior):
         self.coefficients = (coefficients.detach().double() / norm).float().cpu()
         self.waves = ProductWaves(harmonics, self.coefficients)
         self.gain = check_positive("gain", gain)
-        self.mean_fraction = float(mean_fraction)
+        self.mean_fraction = mean_fraction
         self.init_scale = check_positive("init_scale", init_scale)
         self.init_latent_scale = check_positive("init_latent_scale", init_latent_scale)
-        self.residual_fraction = float(residual_fraction)
+        self.residual_fraction = residual_fraction
         self.empirical_bayes = bool(empirical_bayes)
 
     @property

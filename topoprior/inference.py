@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from topoprior.bayes_layer import BayesLayer
-from topoprior.priors import WeightPosterior
+from topoprior.bayes_layer import BayesLayer, check_module
+from topoprior.priors import WeightPosterior, check_int
 
 # Draws x inputs in one pass when nothing is asked for: on a CPU, wider passes gain nothing.
 _DEFAULT_ROWS = 64
@@ -20,7 +20,8 @@ _DRAWN_WEIGHTS = 2**22
 
 
 def bayes_layers(model: nn.Module) -> list[BayesLayer]:
-    """The Bayesian layers of a model, each once."""
+    """The Bayesian layers of a model, each once; a :class:`TypeError` where ``model`` is no module."""
+    check_module(model)
     return [module for module in model.modules() if isinstance(module, BayesLayer)]
 
 
@@ -73,6 +74,7 @@ def _sum(kls: list[Tensor]) -> Tensor:
 
 def _posteriors(model: nn.Module) -> Iterator[tuple[str, list[WeightPosterior]]]:
     """Names of the Bayesian layers with their posteriors, each posterior once."""
+    check_module(model)
     seen: set[int] = set()
     for name, layer in model.named_modules():
         if isinstance(layer, BayesLayer):
@@ -225,7 +227,7 @@ def sample_outputs(
         (num_samples, batch, ...).
 
     Raises:
-        TypeError: ``x`` is no tensor, ``num_samples`` or ``max_batch`` no int.
+        TypeError: ``model`` is no module, ``x`` no tensor, ``num_samples`` or ``max_batch`` no int.
         ValueError: ``num_samples`` or ``max_batch`` below 1, an odd number of antithetic samples, a model
             that does not return one row for each it is given.
 
@@ -234,7 +236,8 @@ def sample_outputs(
         >>> sample_outputs(tp.BayesLinear(4, 1), torch.randn(5, 4), num_samples=10).std(0).shape
         torch.Size([5, 1])
     """
-    rows = _checked(x, num_samples, max_batch, antithetic)
+    check_module(model)
+    num_samples, rows = _checked(x, num_samples, max_batch, antithetic)
     draws_a_pass = max(1, rows // max(1, len(x)))
     parts = x.split(rows)
     outputs: list[Tensor] = []
@@ -271,19 +274,14 @@ def _draws_at_a_time(layers: list[BayesLayer], num_samples: int, antithetic: boo
     return [most] * whole + [rest] * bool(rest)
 
 
-def _checked(x: Tensor, num_samples: int, max_batch: int | None, antithetic: bool) -> int:
-    """Rows in a pass, once the arguments are in order."""
+def _checked(x: Tensor, num_samples: int, max_batch: int | None, antithetic: bool) -> tuple[int, int]:
+    """Samples and rows in a pass, once the arguments are in order."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a tensor (batch, ...), found {type(x).__name__}")
     if x.dim() == 0:
         raise ValueError("x: expected shape (batch, ...), found a scalar")
-    for name, value in (("num_samples", num_samples), ("max_batch", max_batch)):
-        if name == "max_batch" and value is None:
-            continue
-        if not isinstance(value, int):
-            raise TypeError(f"{name}: expected an int, found {type(value).__name__}")
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, found {value}")
+    num_samples = check_int("num_samples", num_samples)
+    most = None if max_batch is None else check_int("max_batch", max_batch)
     if antithetic and num_samples % 2:
         raise ValueError(f"num_samples: antithetic samples come in pairs, found {num_samples}")
-    return max(len(x), _DEFAULT_ROWS) if max_batch is None else max_batch
+    return num_samples, max(len(x), _DEFAULT_ROWS) if most is None else most

@@ -18,6 +18,7 @@ from topoprior.priors import (
     HE_GAIN,
     Shape,
     WeightPrior,
+    check_fraction,
     check_positive,
     priors_serving,
     register_format,
@@ -83,8 +84,6 @@ class EuclideanDecoderPrior(WeightPrior):
             )
         if self.dim > 3:
             raise ValueError(f"decoder: expected at most 3 latent dimensions, found {self.dim}")
-        if not 0 <= mean_fraction < 1:
-            raise ValueError(f"mean_fraction: expected a number in [0, 1), found {mean_fraction}")
         nodes, weights = hermite_grid(self.dim, 32 if self.dim < 3 else 16)
         energy = (weights * decoder(nodes.float()).square().sum(-1)).sum().item()
         if not math.isfinite(energy) or energy <= 0:
@@ -92,7 +91,7 @@ class EuclideanDecoderPrior(WeightPrior):
         *hidden, (weight, bias) = linears
         self.decoder = FrozenMLP([*hidden, (weight / math.sqrt(energy), bias / math.sqrt(energy))])
         self.gain = check_positive("gain", gain)
-        self.mean_fraction = float(mean_fraction)
+        self.mean_fraction = check_fraction("mean_fraction", mean_fraction)
         self.init_scale = check_positive("init_scale", init_scale)
         self.init_latent_scale = check_positive("init_latent_scale", init_latent_scale)
         self.empirical_bayes = bool(empirical_bayes)

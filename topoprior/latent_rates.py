@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from topoprior.bayes_layer import check_module
 from topoprior.decoder_posterior import DecoderPosterior
 from topoprior.latent_posterior import EuclideanDecoderPosterior
+from topoprior.priors import check_positive
 
 
 @contextmanager
@@ -25,14 +26,17 @@ def faster_latents(model: nn.Module, factor: float) -> Iterator[nn.Module]:
     respect to the weights, the KL, and the random draws are what they were. An optimizer without steps of its own
     length, such as SGD, moves the latents by ``factor`` squared.
 
-    Train inside, then leave: the posteriors and their state_dict are then the usual ones. Copies, pickles and
-    checkpoints made inside hold the parameters in the other units.
+    Train inside, then leave: the posteriors and their state_dict are then the usual ones. Inside, pickling a layer
+    whose latents are faster raises torch's RuntimeError for parametrized modules, its state_dict has other names
+    and units and loads inside such a context alone, and deep copies stop working when the context is left: copy and save
+    outside.
 
     Args:
         model: with Bayesian layers whose priors decode kernels; all else stays as it is.
         factor: positive; 1 changes nothing.
 
     Raises:
+        TypeError: ``model`` is no module, ``factor`` no number.
         ValueError: a factor that is not positive and finite.
 
     Example:
@@ -43,8 +47,8 @@ def faster_latents(model: nn.Module, factor: float) -> Iterator[nn.Module]:
         ...     net(torch.randn(2, 1, 8, 8)).square().mean().backward()
         ...     optimizer.step()
     """
-    if not (math.isfinite(factor) and factor > 0):
-        raise ValueError(f"factor: expected a positive number, found {factor}")
+    check_module(model)
+    factor = check_positive("factor", factor)
     posteriors: list[DecoderPosterior | EuclideanDecoderPosterior] = [
         module
         for module in model.modules()

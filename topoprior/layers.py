@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topoprior.bayes_layer import BayesLayer, PriorLike
+from topoprior.priors import check_int
 
 Size = int | Sequence[int]
+_CHANNELS = ("in_channels", "out_channels")
 
 # Many draws go through one grouped convolution up to this batch and this many weights a draw. Above either,
 # a loop over the draws costs what as many plain convolutions cost, and a grouped one up to 5 times that; below,
@@ -65,6 +67,13 @@ class _BayesConvNd(BayesLayer):
     def _init_conv(
         self, geometry: tuple[Any, ...], prior: PriorLike | None, device: Any, dtype: Any
     ) -> None:
+        channels = (check_int(name, n) for name, n in zip(_CHANNELS, geometry, strict=False))
+        kernel_size = geometry[2]
+        if isinstance(kernel_size, Sequence):
+            kernel_size = tuple(check_int("kernel_size", n) for n in kernel_size)
+        else:
+            kernel_size = check_int("kernel_size", kernel_size)
+        geometry = (*channels, kernel_size, *geometry[3:])
         # torch's own layer checks and expands the arguments; on the meta device it takes no memory.
         plain: Any = self._plain(*geometry, device="meta")
         self.in_channels, self.out_channels = plain.in_channels, plain.out_channels
@@ -275,11 +284,9 @@ class BayesLinear(BayesLayer):
         prior: PriorLike = "gaussian",
     ) -> None:
         super().__init__()
-        for name, value in (("in_features", in_features), ("out_features", out_features)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a positive integer, found {value!r}")
-        self.in_features, self.out_features = in_features, out_features
-        self._init_posteriors((out_features, in_features), bias, prior, device, dtype)
+        self.in_features = check_int("in_features", in_features)
+        self.out_features = check_int("out_features", out_features)
+        self._init_posteriors((self.out_features, self.in_features), bias, prior, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         return self._run(input)

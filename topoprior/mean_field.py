@@ -16,6 +16,7 @@ from topoprior.priors import (
     Shape,
     WeightPosterior,
     WeightPrior,
+    check_int,
     check_positive,
     draw_noise,
     narrow_,
@@ -74,14 +75,15 @@ class MeanFieldPrior(WeightPrior):
         num_nodes: int = 32,
     ) -> None:
         if scale is not None:
-            check_positive("scale", scale)
+            scale = check_positive("scale", scale)
         elif not math.isfinite(self.unit_energy):
             raise ValueError(f"scale: {type(self).__name__} has no variance, so it needs one, found None")
         self.scale = scale
         self.gain = check_positive("gain", gain)
         self.init_scale = check_positive("init_scale", init_scale)
         self.empirical_bayes = bool(empirical_bayes)
-        self.num_nodes, self._rule = num_nodes, legendre_rule(num_nodes)
+        self.num_nodes = check_int("num_nodes", num_nodes)
+        self._rule = legendre_rule(self.num_nodes)
 
     # --- what a prior gives ----------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from topoprior.bayes_layer import BayesLayer
+from topoprior.bayes_layer import BayesLayer, check_module
 from topoprior.inference import kl_per_layer
 from topoprior.selection import convertible_layers, reasons_to_leave
 
@@ -94,8 +94,7 @@ def summary(model: nn.Module) -> ModelSummary:
         >>> round(summary(net).parameter_ratio, 2)
         0.93
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
+    check_module(model)
     plain, reasons = dict(convertible_layers(model)), reasons_to_leave(model)
     rows = []
     with torch.no_grad():

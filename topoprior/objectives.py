@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topoprior.inference import kl_divergence
+from topoprior.priors import check_int, check_number
 
 
 def elbo_loss(
@@ -37,7 +38,8 @@ def elbo_loss(
         A scalar. Its gradient is unbiased for batches drawn uniformly.
 
     Raises:
-        TypeError: ``num_data`` is no int, ``target`` neither whole numbers nor probabilities.
+        TypeError: ``num_data`` is no int, ``target`` neither class indices of dtype int64 nor probabilities,
+            ``model`` no module.
         ValueError: shapes that do not fit, an empty batch, ``num_data`` below 1, a negative or infinite
             ``temperature``.
 
@@ -47,10 +49,8 @@ def elbo_loss(
         >>> tp.elbo_loss(net(x), y, net, num_data=1000).backward()
     """
     _check_target(logits, target)
-    if not isinstance(num_data, int):
-        raise TypeError(f"num_data: expected the number of training examples, found {num_data!r}")
-    if num_data < 1:
-        raise ValueError(f"num_data: expected the number of training examples, found {num_data}")
+    num_data = check_int("num_data", num_data)
+    temperature = check_number("temperature", temperature)
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature: expected a finite number, at least 0, found {temperature}")
     if logits.dtype in (torch.float16, torch.bfloat16):
@@ -96,11 +96,16 @@ def kl_warmup(step: int, num_steps: int, *, start: float = 0.0, schedule: str = 
 
 
 def _check_target(logits: Tensor, target: Tensor) -> None:
+    for name, given in (("logits", logits), ("target", target)):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name}: expected a tensor, found {type(given).__name__}")
     if logits.dim() < 2 or len(logits) < 1:
         raise ValueError(f"logits: expected shape (batch, classes, ...), found {tuple(logits.shape)}")
-    if target.is_complex() or target.dtype == torch.bool:
-        raise TypeError(f"target: expected class indices or probabilities, found {target.dtype}")
     soft = target.is_floating_point()
+    if not soft and target.dtype not in (torch.int64, torch.uint8):  # what F.cross_entropy takes
+        raise TypeError(
+            f"target: expected class indices (torch.int64) or probabilities, found {target.dtype}"
+        )
     expected = logits.shape if soft else logits.shape[:1] + logits.shape[2:]
     if target.shape != expected:
         kind = "probabilities" if soft else "class indices"

@@ -12,7 +12,7 @@ from torch import Tensor
 from topoprior.mean_field import MeanFieldPrior
 from topoprior.normal_closed_forms import mean_abs, mean_log_hypot
 from topoprior.normal_softplus import mean_softplus
-from topoprior.priors import Shape, check_positive, register_prior
+from topoprior.priors import Shape, check_number, check_positive, register_prior
 
 
 class Laplace(MeanFieldPrior):
@@ -61,7 +61,7 @@ class StudentT(MeanFieldPrior):
     kl_kind = "exact"
 
     def __init__(self, scale: float | None = None, *, df: float = 3.0, **options: Any) -> None:
-        self.df = check_positive("df", df)
+        self.df = df = check_positive("df", df)
         self.unit_energy = df / (df - 2) if df > 2 else math.inf
         super().__init__(scale, **options)
         self._log_norm = (
@@ -117,11 +117,12 @@ class ScaleMixture(MeanFieldPrior):
         num_nodes: int = 20,
         **options: Any,
     ) -> None:
+        pi, ratio = check_number("pi", pi), check_number("ratio", ratio)
         if not 0 < pi < 1:
             raise ValueError(f"pi: expected a number in (0, 1), found {pi}")
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio: expected a number in (0, 1], found {ratio}")
-        self.pi, self.ratio = float(pi), float(ratio)
+        self.pi, self.ratio = pi, ratio
         self.unit_energy = pi + (1 - pi) * ratio**2
         super().__init__(scale, num_nodes=num_nodes, **options)
 
@@ -182,9 +183,10 @@ class LogUniform(MeanFieldPrior):
     """
 
     def __init__(self, scale: float | None = None, *, ratio: float = 1e-4, **options: Any) -> None:
+        ratio = check_number("ratio", ratio)
         if not 0 < ratio < 1:
             raise ValueError(f"ratio: expected a number in (0, 1), found {ratio}")
-        self.ratio = float(ratio)
+        self.ratio = ratio
         self.unit_energy = (1 - ratio**2) / (-2 * math.log(ratio))
         super().__init__(scale, **options)
         if self.empirical_bayes:
