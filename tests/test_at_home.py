@@ -138,6 +138,24 @@ def test_autocast_training_step(net, batch):
 # --- compilation -----------------------------------------------------------------------------
 
 
+def test_one_graph_of_a_klein_layer():
+    """Forward, KL and backward are captured whole and compute what eager mode does, from the same random numbers.
+
+    Without code generation, which takes half a minute: the slow tests have it.
+    """
+    torch.compiler.reset()
+    layer, x = tp.BayesConv2d(3, 4, 3), torch.randn(2, 3, 6, 6)
+
+    def step(x):
+        return layer(x).square().mean() + 0.01 * layer.kl()
+
+    found = []
+    for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
+        loss = seeded(function, x)
+        found.append((loss.detach(), *torch.autograd.grad(loss, list(layer.parameters()))))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_compiled_loss_and_its_gradient(net, batch):
     """Fullgraph, forward and KL. At the mean it is the eager loss; drawn, compiled code draws afresh."""

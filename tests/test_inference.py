@@ -14,7 +14,6 @@ from torch.distributions import kl_divergence as torch_kl
 import topoprior as tp
 from topoprior import inference
 
-
 X, Y = torch.zeros(2, 4), torch.zeros(2, dtype=torch.long)
 
 
