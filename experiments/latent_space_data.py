@@ -1,4 +1,4 @@
-"""The kernels that compare_latent_spaces.py compares spaces on: six sets, and a network to take one from."""
+"""The kernels that compare_latent_spaces.py compares spaces on: seven sets, and a network to take one from."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from topoprior.homology import farthest_points
 from topoprior.kernels import sample_klein_kernels
 from topoprior.patches import dct_coordinates, densest, normalized_patches, read_patches
 
-PATCHES, DWP, IMAGES = "natural-patches-3x3-dct.mat", "dwp-kernels-7x7.npy", "cifar10-jpeg.tar.xz"
+PATCHES, IMAGES = "natural-patches-3x3-dct.mat", "cifar10-jpeg.tar.xz"
+DWP = {"dwp-7x7": "dwp-kernels-7x7.npy", "dwp-5x5": "dwp-kernels-5x5.npy"}
 SETS = {
     "klein": "analytic Klein kernels, 3x3, uniform on the bottle",
     "patches-10": "natural 3x3 patches, densest 10% (k = 15)",
     "patches-30": "natural 3x3 patches, densest 30% (k = 15)",
     "patches-30-even": "the same, a subset that covers them evenly (farthest points)",
     "dwp-7x7": "first-layer kernels of 100 networks trained on notMNIST, 7x7 (deep weight prior)",
+    "dwp-5x5": "5x5 kernels of networks trained on notMNIST, a random subset (deep weight prior)",
     "cnn-3x3": "3x3 kernels of a network trained on CIFAR-10 (JPEG)",
 }
 _NEIGHBOUR = 15
@@ -38,8 +40,8 @@ def kernel_set(name: str, data: Path, network: Path, limit: int) -> Tensor:
         return sample_klein_kernels(limit, generator=torch.Generator().manual_seed(0))[0]
     if name == "cnn-3x3":
         kernels = harvest_kernels(network).kernels
-    elif name == "dwp-7x7":
-        kernels = normalized_patches(torch.from_numpy(_array(data / DWP)).float().squeeze(1))
+    elif name in DWP:
+        kernels = normalized_patches(torch.from_numpy(_array(data / DWP[name])).float().squeeze(1))
     else:
         patches = _patches_by_density(data / PATCHES)
         kernels = patches[: round(len(patches) * (0.1 if name == "patches-10" else 0.3))]
