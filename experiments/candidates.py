@@ -20,9 +20,9 @@ def stages(profile: str, name: str) -> list[Stage]:
         first = _rates_and_starts(name, (3e-3, 1e-2, 2e-2), 0.1, (5e-4, 1e-3, 3e-3), (0.01, 0.3, 3.0))
         return [first, _relative_rates(name)]
     if profile.endswith("-full"):
-        stages = [_fewer_decays, lambda best: _rates(best, (0.5, 2.0)), _slower_and_faster]
+        again: list[Stage] = [_fewer_decays, lambda best: _rates(best, (0.5, 2.0)), _slower_and_faster]
         # The choice it begins with was made for another network.
-        return [*stages, _slow_convolutions] if "cifar10" in profile else stages
+        return [*again, _slow_convolutions] if "cifar10" in profile else again
     if profile.startswith("bayes"):
         first = _rates_and_starts(
             name, (2e-3, 5e-3, 1e-2), 1.0, (1e-3, 2.5e-3, 5e-3), (2.0, 20.0), (0.03, 0.1)
