@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,7 +55,9 @@ def persistence(x: Tensor, *, field: int = 2, max_dim: int = 2, num_points: int 
         raise ImportError("persistent homology needs ripser: pip install 'topoprior[topology]'") from error
     points = x.detach().flatten(1).double().cpu()
     points = points[farthest_points(points, num_points)]
-    return ripser(points.numpy(), maxdim=max_dim, coeff=field)["dgms"]
+    with warnings.catch_warnings():  # images have more pixels than there are points
+        warnings.filterwarnings("ignore", message="The input point cloud has more columns than rows")
+        return ripser(points.numpy(), maxdim=max_dim, coeff=field)["dgms"]
 
 
 def betti_numbers(diagrams: list[np.ndarray]) -> tuple[int, ...]:

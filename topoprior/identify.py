@@ -35,10 +35,12 @@ class Identification(NamedTuple):
     """What :func:`identify_covering` found.
 
     Attributes:
-        name: the best candidate; "plane" says that none of the closed ones fits, or that data are a patch.
+        name: the best candidate, whether or not it fits.
         covering: that space.
         start: landmarks of the data with latents on it.
         fits: the :class:`~topoprior.spectral.Fit` of every candidate, best first.
+        conclusive: whether the best one fits, by :attr:`~topoprior.spectral.Fit.fits`; else the data are on none
+            of the candidates, or too few or too noisy to tell.
     """
 
     name: str
@@ -46,14 +48,22 @@ class Identification(NamedTuple):
     start: WarmStart
     fits: dict[str, Fit]
 
+    @property
+    def conclusive(self) -> bool:
+        return self.fits[self.name].fits
+
     def __str__(self) -> str:
-        """A table of the candidates."""
+        """A table of the candidates, and the verdict."""
         lines = [f"{'space':<18} mismatch = residual / 2 + unexplained + torn + uncovered"]
         for name, fit in self.fits.items():
             parts = (
                 f"{fit.residual:8.3f}   {fit.unexplained:11.3f}   {fit.torn:4.3f}   {fit.uncovered:9.3f}"
             )
             lines.append(f"{name:<18} {fit.mismatch:8.3f} = {parts}")
+        if self.conclusive:
+            lines.append(f"The data fit the {self.name}.")
+        else:
+            lines.append(f"None of these fits the data; the nearest is the {self.name}.")
         return "\n".join(lines)
 
 
@@ -71,13 +81,14 @@ def identify_covering(
     adds up how far they stay off it, how much of them the points found do not determine, how far the points
     jump between neighbours, and how much of the space is left empty. A torus maps to the circle, a sphere to
     the projective plane, and a circle into the plane: each of these fits one way only, and one number shows it.
+    The best one need not fit: see ``conclusive``.
 
     Args:
         x: data, (N, ...), one connected piece, about evenly spread.
         candidates: names and spaces; default circle, torus, sphere, Klein bottle, projective plane, and a
-            square patch of the plane for "none of these".
+            square patch of the plane.
         landmarks: how many of the data are used, at random; on a surface 1,000 do.
-        rounds: how often the fits are tried, unless one is good before.
+        rounds: how often the best candidates are tried, unless one is good before.
 
     Uses torch's global random state.
 
@@ -91,8 +102,9 @@ def identify_covering(
         >>> _ = torch.manual_seed(0)
         >>> points = tp.Circle().embed(torch.rand(300, 1))
         >>> few = {"circle": tp.Circle(), "plane": tp.Euclidean(2)}
-        >>> identify_covering(points, few).name
-        'circle'
+        >>> found = identify_covering(points, few)
+        >>> found.name, found.conclusive
+        ('circle', True)
     """
     known = default_candidates() if candidates is None else _checked(candidates)
     check_data("x", x)
@@ -111,7 +123,8 @@ def identify_covering(
             if name not in fits or fit.cost < fits[name].cost:
                 fits[name] = fit
         tried = sorted(fits, key=lambda name: fits[name].cost)[:_RETRIED]
-        if len(tried) == 1 or fits[tried[0]].cost < _CLEAR * fits[tried[1]].cost:
+        clear = len(tried) == 1 or fits[tried[0]].cost < _CLEAR * fits[tried[1]].cost
+        if clear and fits[tried[0]].fits:
             break
     fits = dict(sorted(fits.items(), key=lambda item: item[1].mismatch))
     name, best = next(iter(fits.items()))
