@@ -1,6 +1,7 @@
 """The command line from end to end, on tiny data: every source, every space, pictures, errors of use."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,11 +11,11 @@ import safetensors.torch
 import torch
 
 import topoprior as tp
-from experiments import compare_latent_spaces
+from experiments import compare_latent_spaces, natural_patches
 from topoprior.__main__ import main
 from topoprior.homology import betti_numbers, betti_reading, persistence
-from topoprior.kernels import klein_kernels
-from topoprior.patches import dct_coordinates
+from topoprior.kernels import klein_kernels, nearest_klein
+from topoprior.patches import dct_coordinates, densest, read_patches
 from topoprior.spectral import Fit
 
 QUICK = ["--epochs", "2", "--no-progress", "--harmonics", "8", "--num", "300", "--tolerance", "0.1"]
@@ -221,6 +222,35 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "topoprior", "--help"], capture_output=True, text=True, check=True
     )
     assert all(command in done.stdout for command in ("train-prior", "export", "inspect"))
+
+
+def test_the_reading_of_natural_patches_is_reported(patches, tmp_path, capsys):
+    """On patches near the bottle: the numbers of the report are those of the command, priors are told apart."""
+    pytest.importorskip("ripser")
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "out"
+    command = ["--patches", str(patches), "--output", str(folder), "--points", "60"]
+    assert natural_patches.main(command) == 0
+    results = json.loads((folder / "results.json").read_text())
+    text = (folder / "report.md").read_text()
+    assert str(tmp_path) not in text + (folder / "results.json").read_text()
+    assert results["filters"]["all"]["kernels"] == 800
+    assert results["filters"]["densest-30"]["kernels"] == 240
+    assert "| none | 800 |" in text
+    assert "| `--neighbour 15 --densest 0.3` | 240 |" in text
+    assert text.count(".png)") == 4 * 3 + 2
+    for link in re.findall(r"\]\((.*?\.png)\)", text):
+        assert (folder / link).exists()
+    # With free amplitudes |w - best| / |w| is the sine of the angle to the analytic kernels.
+    near = read_patches(patches)
+    near = near[densest(dct_coordinates(near), 15, 0.3)]
+    angle = 2 * (nearest_klein(near, "pixels")[0] / 2).asin()
+    expected = angle.sin().square().mean().sqrt().item()
+    assert results["left over"]["klein-3x3"] == pytest.approx(expected, rel=0.1)
+    assert results["left over"]["klein-3x3"] < results["left over"]["torus-3x3"]
+    capsys.readouterr()
+    assert natural_patches.main(["--patches", "missing.npy", *command[2:]]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 # --- the comparison of latent spaces -----------------------------------------------------------------
