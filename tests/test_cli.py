@@ -17,8 +17,11 @@ from topoprior.homology import betti_numbers, betti_reading, persistence
 from topoprior.kernels import klein_kernels, nearest_klein
 from topoprior.patches import dct_coordinates, densest, read_patches
 from topoprior.spectral import Fit
+from topoprior.vae_run import Run
 
-QUICK = ["--epochs", "2", "--no-progress", "--harmonics", "8", "--num", "300", "--tolerance", "0.1"]
+QUICK = ["--epochs", "2", "--no-progress", "--device", "cpu"]
+SIMPLE = ["--harmonics", "8", "--tolerance", "0.1"]
+FEW = ["--num", "300", *SIMPLE]
 
 
 @pytest.fixture
@@ -36,7 +39,16 @@ def trained(tmp_path, *arguments):
 
 def test_a_prior_from_patches(tmp_path, patches, capsys):
     record = trained(
-        tmp_path, "--patches", str(patches), "--neighbour", "5", "--densest", "0.8", "--even", "400"
+        tmp_path,
+        "--patches",
+        str(patches),
+        "--neighbour",
+        "5",
+        "--densest",
+        "0.8",
+        "--even",
+        "400",
+        *SIMPLE,
     )
     assert (record["patches"], record["densest"], record["even"]) == (800, 640, 400)
     assert record["num_train"] + record["num_test"] == 400
@@ -53,7 +65,7 @@ def test_a_prior_from_a_network(tmp_path):
         network[1].weight += 0.1
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(network.state_dict(), path)
-    record = trained(tmp_path, "--from-network", str(path), "--size", "5", "--covering", "circle")
+    record = trained(tmp_path, "--from-network", str(path), "--size", "5", "--covering", "circle", *SIMPLE)
     assert record["layers"] == {"0.weight": 24, "1.weight": 480}
     prior = tp.get_prior(tmp_path / "out")
     assert prior.kernel_size == (5, 5)
@@ -75,7 +87,9 @@ def test_a_prior_from_a_network(tmp_path):
     ],
 )
 def test_every_space_makes_a_prior_that_layers_load(tmp_path, space):
-    trained(tmp_path, "--covering", space)
+    # Options that a space does not have are refused.
+    few = {"euclidean": FEW[:2], "half-turn": FEW[:4], "hantzsche-wendt": FEW[:4]}.get(space, FEW)
+    trained(tmp_path, "--covering", space, *few)
     prior = tp.get_prior(tmp_path / "out")
     kind = tp.EuclideanDecoderPrior if space == "euclidean" else tp.DecoderPrior
     assert isinstance(prior, kind)
@@ -87,9 +101,91 @@ def test_every_space_makes_a_prior_that_layers_load(tmp_path, space):
 def test_the_same_seed_gives_the_same_prior(tmp_path):
     weights = []
     for name in ("a", "b"):
-        assert main(["train-prior", "--output", str(tmp_path / name), *QUICK]) == 0
+        assert main(["train-prior", "--output", str(tmp_path / name), *QUICK, *FEW]) == 0
         weights.append(tp.get_prior(tmp_path / name).coefficients)
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("killed_after", [1, 3, 4])
+def test_a_killed_job_goes_on_to_the_same_prior(killed_after, tmp_path, monkeypatch):
+    """Of two restarts of two epochs: killed in the first, at the start of the second, and after both."""
+    command = [*QUICK, *FEW, "--restarts", "2", "--patience", "5"]
+    assert main(["train-prior", "--output", str(tmp_path / "whole"), *command]) == 0
+    save, epochs = Run.save, iter(range(killed_after))
+
+    def killed(self, path):
+        save(self, path)
+        if next(epochs, None) == killed_after - 1:
+            raise KeyboardInterrupt
+
+    command += ["--checkpoint", str(tmp_path / "checkpoints")]
+    monkeypatch.setattr(Run, "save", killed)
+    assert main(["train-prior", "--output", str(tmp_path / "out"), *command]) == 130
+    monkeypatch.setattr(Run, "save", save)
+    assert not (tmp_path / "out").exists()
+    assert main(["train-prior", "--output", str(tmp_path / "out"), *command]) == 0
+    whole, resumed = (tp.get_prior(tmp_path / name).coefficients for name in ("whole", "out"))
+    assert torch.equal(whole, resumed)
+    # Another seed draws other kernels: its job may not go on from here.
+    assert main(["train-prior", "--output", str(tmp_path / "out"), *command, "--seed", "1"]) == 2
+
+
+def test_patience_stops_training(tmp_path, monkeypatch):
+    epochs = []
+    save = Run.keep_best
+    monkeypatch.setattr(Run, "keep_best", lambda self: (save(self), epochs.append(self.scores[-1])))
+    trained(tmp_path, *FEW, "--epochs", "40", "--patience", "1", "--learning-rate", "1e-9")
+    assert 1 < len(epochs) < 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--num 99", "--num: expected at least 100, found 99"),
+        ("--learning-rate 0", "--learning-rate: expected a positive number, found 0.0"),
+        ("--learning-rate nan", "--learning-rate: expected a positive number, found nan"),
+        ("--patience 0", "--patience: expected at least 1, found 0"),
+        ("--size 1", "--size: expected at least 2, found 1"),
+        ("--patches p.npy --densest 1.5", "--densest: expected a fraction in (0, 1], found 1.5"),
+        ("--patches p.npy --densest .5 --neighbour 0", "--neighbour: expected at least 1, found 0"),
+        ("--patches p.npy --densest .5 --neighbour 800", "--neighbour: expected less than the 800 patches"),
+        ("--patches p.npy --densest .5 --within -1", "--within: expected a positive distance, found -1.0"),
+        ("--patches p.npy --neighbour 20", "--neighbour: there is nothing to rank without --densest"),
+        ("--patches p.npy --contrast 0", "--contrast: expected a fraction in (0, 1], found 0.0"),
+        ("--patches p.npy --num 500", "--num: is for analytic kernels only"),
+        ("--patches p.npy --size 5", "--size: is for analytic kernels, images or a network only"),
+        ("--kernels k.npy --keep-means", "--keep-means: is for --from-network only"),
+        ("--densest .5", "--densest: is for --patches only"),
+        ("--even 500", "--even: is for --patches only"),
+        ("--from-network w.pt --threshold 1", "--threshold: expected a number in [0, 1), found 1.0"),
+        ("--latent-dim 3", "--latent-dim: is for --covering torus or euclidean only"),
+        ("--covering euclidean --harmonics 8", "--harmonics: is for spaces that have harmonics only"),
+        (
+            "--covering half-turn --tolerance 1",
+            "--tolerance: is for closed spaces of dimension 1 and 2 only",
+        ),
+        ("--covering torus --latent-dim 12", "found 244,140,625 for 24 harmonics on Torus(12)"),
+        ("--harmonics 100000000", "--harmonics, --latent-dim: expected a search among at most 1,000,000"),
+        ("--checkpoint file", "--checkpoint: cannot write"),
+    ],
+)
+def test_options_are_named_and_those_that_do_not_apply_refused(
+    arguments, message, patches, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    patches.rename("p.npy")
+    (tmp_path / "file").write_text("a file, not a folder")
+    assert main(["train-prior", "--output", "out", *QUICK, *arguments.split()]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device here")
+def test_a_device_that_is_not_there(tmp_path, capsys):
+    assert main(["train-prior", "--output", str(tmp_path / "out"), "--device", "cuda"]) == 2
+    assert "--device: expected auto or cpu" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

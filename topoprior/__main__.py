@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from topoprior import commands_inspect, commands_train
+from topoprior.commands_kernels import check_writable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +44,7 @@ def _export(args: argparse.Namespace) -> None:
     save = getattr(prior, "save_pretrained", None)
     if save is None:
         raise ValueError(f"prior: {args.prior!r} has no numbers to save: it is made by its name alone")
-    commands_train.check_writable(args.output)
+    check_writable(args.output)
     save(args.output)
     print(f"{args.output}: config.json, model.safetensors")
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from topoprior.commands_train import add_patch_arguments, check_writable, load_patches
+from topoprior.commands_kernels import add_patch_arguments, check_writable, load_patches
 from topoprior.coverings import Euclidean, FlatManifold, KleinBottle
 from topoprior.priors import WeightPrior, get_prior, load_prior, prior_names
 

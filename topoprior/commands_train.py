@@ -5,20 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from topoprior import coverings, spaces
+from topoprior.commands_kernels import (
+    NEIGHBOUR,
+    add_patch_arguments,
+    check_patch_arguments,
+    check_writable,
+    load_kernels,
+)
 
 # Kernels to simplify the trained decoder on: enough to cover a surface, and seconds of work.
 _SIMPLIFY = 3000
-_LEAST = 100
+_MOST_WAVES = 1_000_000  # that a search for the lowest harmonics may look at: seconds, and little memory
 
 SPACES: dict[str, Callable[[int], coverings.FlatManifold]] = {
     "klein": lambda dim: coverings.KleinBottle(),
@@ -30,12 +35,21 @@ SPACES: dict[str, Callable[[int], coverings.FlatManifold]] = {
 }
 
 
-class Data(NamedTuple):
-    """Kernels (N, k, k) of mean energy 1, in random order; options of the prior; what to put on record."""
-
-    kernels: Tensor
-    options: dict[str, float]
-    record: dict[str, Any]
+# Of options that not every source and space has: another value was given on purpose.
+_DEFAULTS: dict[str, Any] = {
+    "contrast": None,
+    "neighbour": NEIGHBOUR,
+    "densest": None,
+    "within": None,
+    "even": None,
+    "threshold": 0.1,
+    "keep_means": False,
+    "num": 10_000,
+    "size": 3,
+    "latent_dim": 2,
+    "harmonics": 24,
+    "tolerance": 1e-3,
+}
 
 
 def add_parser(commands: Any) -> None:
@@ -60,23 +74,35 @@ def add_parser(commands: Any) -> None:
         help="kernels of a network: .safetensors, .pt with tensors only, or a torchvision model's name",
     )
     more = train.add_argument_group("which of them")
-    more.add_argument("--size", type=int, default=3, help="pixels a side (files say theirs)")
-    more.add_argument("--num", type=int, default=10_000, help="how many analytic kernels")
+    more.add_argument(
+        "--size", type=int, default=_DEFAULTS["size"], help="pixels a side (files say theirs)"
+    )
+    more.add_argument("--num", type=int, default=_DEFAULTS["num"], help="how many analytic kernels")
     add_patch_arguments(more)
     more.add_argument("--even", type=int, metavar="N", help="N patches that cover those left evenly")
     more.add_argument(
-        "--threshold", type=float, default=0.1, help="network: drop kernels below this times their layer's"
+        "--threshold",
+        type=float,
+        default=_DEFAULTS["threshold"],
+        help="network: drop kernels below this times their layer's",
     )
     more.add_argument("--keep-means", action="store_true", help="network: do not center kernels")
 
     model = train.add_argument_group("model and training")
     model.add_argument("--covering", choices=SPACES, default="klein", help="latent space")
-    model.add_argument("--latent-dim", type=int, default=2, help="of the torus and of Euclidean space")
-    model.add_argument("--harmonics", type=int, default=24, help="harmonics that the decoder reads")
+    model.add_argument(
+        "--latent-dim",
+        type=int,
+        default=_DEFAULTS["latent_dim"],
+        help="of the torus and of Euclidean space",
+    )
+    model.add_argument(
+        "--harmonics", type=int, default=_DEFAULTS["harmonics"], help="harmonics that the decoder reads"
+    )
     model.add_argument(
         "--tolerance",
         type=float,
-        default=1e-3,
+        default=_DEFAULTS["tolerance"],
         help="by how much the relative error may grow for a decoder with fewer harmonics",
     )
     model.add_argument("--epochs", type=int, default=60)
@@ -85,30 +111,21 @@ def add_parser(commands: Any) -> None:
     model.add_argument(
         "--restarts", type=int, default=1, help="train so often, keep the best on a tenth held out for that"
     )
+    model.add_argument(
+        "--patience",
+        type=int,
+        help="stop after so many epochs without improvement on a tenth held out for that; default never",
+    )
+    model.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="to train on")
+    model.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FOLDER",
+        help="save every epoch there; the same command after a kill goes on to the same prior",
+    )
     model.add_argument("--seed", type=int, default=0)
     model.add_argument("--no-progress", action="store_true", help="no progress bar")
     train.set_defaults(run=run)
-
-
-def add_patch_arguments(group: Any) -> None:
-    group.add_argument(
-        "--contrast", type=float, metavar="FRACTION",
-        help="patches: keep those of the highest contrast; default .2 of each image, all of a file",
-    )  # fmt: skip
-    group.add_argument(
-        "--neighbour",
-        type=int,
-        default=15,
-        metavar="K",
-        help="patches: density is 1 / distance to the K-th",
-    )
-    group.add_argument(
-        "--densest", type=float, metavar="FRACTION", help="patches: keep the densest fraction; default all"
-    )
-    group.add_argument(
-        "--within", type=float, metavar="RADIUS",
-        help="patches: rank densities among patches within this distance (on the unit sphere), not among all",
-    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
@@ -116,20 +133,16 @@ def run(args: argparse.Namespace) -> None:
     from topoprior.vae_training import negative_elbo
 
     check_writable(args.output)
-    for name in ("num", "harmonics", "epochs", "batch_size", "latent_dim", "restarts"):
-        if getattr(args, name) < 1:
-            raise ValueError(
-                f"--{name.replace('_', '-')}: expected at least 1, found {getattr(args, name)}"
-            )
-    if not args.tolerance > 0:
-        raise ValueError(f"--tolerance: expected a positive number, found {args.tolerance}")
+    _check(args)
+    space = SPACES[args.covering](args.latent_dim)
+    _check_harmonics(space, args)
     torch.manual_seed(args.seed)
     kernels, options, source = load_kernels(args)
-    space = SPACES[args.covering](args.latent_dim)
     held_out = max(1, len(kernels) // 10)
     data, test = kernels[held_out:], kernels[:held_out]
-    trials = [_train(space, data, args) for _ in range(args.restarts)]
+    trials = [_train(space, data, args, restart) for restart in range(args.restarts)]
     vae, history = min(trials, key=lambda trial: min(trial[1].validation or [math.inf]))
+    vae.cpu()
     with torch.no_grad():
         vae_error = ((vae(test) - test).norm() / test.norm()).item()
         prior = _to_prior(vae, space, data, args, options)
@@ -141,7 +154,7 @@ def run(args: argparse.Namespace) -> None:
             # A file's name says enough; where it was is nobody's business.
             key: Path(value).name if isinstance(value, str | Path) else value
             for key, value in vars(args).items()
-            if key != "run"
+            if key not in ("run", "checkpoint")
         },
         "torch": torch.__version__,
         **source,
@@ -162,8 +175,67 @@ def run(args: argparse.Namespace) -> None:
     print(f"relative error on held-out kernels: VAE {vae_error:.3%}, prior's decoder {prior_error:.3%}")
 
 
-def _train(space: coverings.FlatManifold, data: Tensor, args: argparse.Namespace) -> tuple[Any, Any]:
-    """One VAE and its history; among several the best is chosen by a tenth of the data that it does not see."""
+def _check(args: argparse.Namespace) -> None:
+    """Numbers in range, and no option that would be ignored; errors by the names of the options."""
+    least = {"num": 100, "size": 2, "even": 100}
+    for name in (
+        "num", "size", "even", "harmonics", "epochs", "batch_size", "latent_dim", "restarts", "patience",
+    ):  # fmt: skip
+        value, bound = getattr(args, name), least.get(name, 1)
+        if value is not None and value < bound:
+            raise ValueError(f"--{name.replace('_', '-')}: expected at least {bound}, found {value}")
+    for name in ("tolerance", "learning_rate"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: expected a positive number, found {getattr(args, name)}"
+            )
+    if not 0 <= args.threshold < 1:
+        raise ValueError(f"--threshold: expected a number in [0, 1), found {args.threshold}")
+    patches, network = args.patches is not None, args.from_network is not None
+    analytic = not patches and not network and args.kernels == "klein"
+    _refuse(args, ("contrast", "neighbour", "densest", "within", "even"), patches, "--patches")
+    _refuse(args, ("threshold", "keep_means"), network, "--from-network")
+    _refuse(args, ("num",), analytic, "analytic kernels")
+    images = patches and args.patches.suffix.lower() not in (".mat", ".npy")
+    _refuse(args, ("size",), analytic or network or images, "analytic kernels, images or a network")
+    wide = args.covering in ("torus", "euclidean")
+    _refuse(args, ("latent_dim",), wide, "--covering torus or euclidean")
+    _refuse(args, ("harmonics",), args.covering != "euclidean", "spaces that have harmonics")
+    flat = args.covering in ("klein", "torus", "circle") and args.latent_dim < 3
+    _refuse(args, ("tolerance",), flat, "closed spaces of dimension 1 and 2")
+    if patches:
+        check_patch_arguments(args)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: expected auto or cpu, as there is no cuda here, found cuda")
+    if args.checkpoint is not None:
+        check_writable(args.checkpoint, "--checkpoint")
+
+
+def _refuse(args: argparse.Namespace, names: tuple[str, ...], applies: bool, what: str) -> None:
+    for name in names:
+        if not applies and getattr(args, name) != _DEFAULTS[name]:
+            raise ValueError(f"--{name.replace('_', '-')}: is for {what} only")
+
+
+def _check_harmonics(space: coverings.FlatManifold, args: argparse.Namespace) -> None:
+    """The lowest harmonics are found among all waves of a box, which grows with the power of the dimension."""
+    if not space.rank:
+        return
+    # A ball of this radius holds so many lattice points; harmonics of a quotient are averages of several.
+    ball = math.pi ** (space.rank / 2) / math.gamma(space.rank / 2 + 1)
+    reach = max(2, math.ceil((space.num_sheets * args.harmonics / ball) ** (1 / space.rank)))
+    waves = (2 * reach + 1) ** space.rank
+    if waves > _MOST_WAVES:
+        raise ValueError(
+            f"--harmonics, --latent-dim: expected a search among at most {_MOST_WAVES:,} waves, found {waves:,} for "
+            f"{args.harmonics:,} harmonics on {space!r}; choose fewer harmonics or dimensions"
+        )
+
+
+def _train(
+    space: coverings.FlatManifold, data: Tensor, args: argparse.Namespace, restart: int
+) -> tuple[Any, Any]:
+    """One VAE and its history; the best of several, or of the epochs, is the one on a tenth of the data held out."""
     from topoprior.vae import CoveringVAE
     from topoprior.vae_training import fit
 
@@ -175,7 +247,13 @@ def _train(space: coverings.FlatManifold, data: Tensor, args: argparse.Namespace
         num_harmonics=args.harmonics,
         likelihood="gaussian",
     )
-    validation = len(data) // 10 if args.restarts > 1 else 0
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    vae.to(device)
+    validation = len(data) // 10 if args.restarts > 1 or args.patience is not None else 0
+    if args.checkpoint is not None:
+        args.checkpoint.mkdir(parents=True, exist_ok=True)
     history = fit(
         vae,
         data[validation:],
@@ -183,6 +261,8 @@ def _train(space: coverings.FlatManifold, data: Tensor, args: argparse.Namespace
         epochs=args.epochs,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
+        patience=args.patience,
+        checkpoint=None if args.checkpoint is None else args.checkpoint / f"restart-{restart}.pt",
         progress=not args.no_progress,
     )
     return vae, history
@@ -200,89 +280,3 @@ def _to_prior(
         vae.decode, space, data.shape[1:], num_harmonics=args.harmonics + 1, **options
     )
     return prior.simplified(data[:_SIMPLIFY], tolerance=args.tolerance) if space.dim < 3 else prior
-
-
-def load_kernels(args: argparse.Namespace) -> Data:
-    """What ``--kernels``, ``--patches`` or ``--from-network`` ask for."""
-    if args.patches is not None:
-        patches, record = load_patches(args.patches, args)
-        if args.even is not None:
-            patches = even_cover(patches, args.even)
-            record["even"] = len(patches)
-        # Amplitude is the prior's own: patches of contrast 1 are scaled to norm 1.
-        patches = patches / patches.flatten(1).norm(dim=1)[:, None, None]
-        return _shuffled(patches, {}, record)
-    if args.from_network is not None:
-        from topoprior.harvest import harvest_kernels
-
-        found = harvest_kernels(
-            args.from_network, args.size, threshold=args.threshold, center=not args.keep_means
-        )
-        record = {"layers": found.layers, "dropped": found.dropped, "mean_fraction": found.mean_fraction}
-        # The means that were taken away are what the prior's beta is for.
-        options = {} if args.keep_means else {"mean_fraction": min(0.9, found.mean_fraction)}
-        return _shuffled(found.kernels, options, record)
-    if args.kernels == "klein":
-        from topoprior.kernels import sample_klein_kernels
-
-        return Data(sample_klein_kernels(args.num, args.size)[0], {}, {})
-    return _shuffled(_read_kernels(Path(args.kernels)), {}, {})
-
-
-def load_patches(path: Path, args: argparse.Namespace) -> tuple[Tensor, dict[str, Any]]:
-    """Patches (N, k, k) of contrast 1 after the density filter, and what is left of how many."""
-    from topoprior.patches import dct_coordinates, densest, read_patches
-
-    patches = read_patches(path, args.size, keep=args.contrast)
-    record = {"patches": len(patches)}
-    if args.densest is not None:
-        points = dct_coordinates(patches)
-        patches = patches[densest(points, args.neighbour, args.densest, within=args.within)]
-        record["densest"] = len(patches)
-    return patches, record
-
-
-def even_cover(patches: Tensor, num: int) -> Tensor:
-    """``num`` patches, each the farthest from those before it."""
-    from topoprior.homology import farthest_points
-    from topoprior.patches import dct_coordinates
-
-    if num < _LEAST:
-        raise ValueError(f"--even: expected at least {_LEAST}, found {num}")
-    return patches[farthest_points(dct_coordinates(patches), num)]
-
-
-def _shuffled(kernels: Tensor, options: dict[str, float], record: dict[str, Any]) -> Data:
-    if len(kernels) < _LEAST:
-        raise ValueError(f"kernels: expected at least {_LEAST}, found {len(kernels)}")
-    kernels = kernels[torch.randperm(len(kernels))].float()
-    energy = kernels.square().sum((1, 2)).mean().item()
-    if not energy or not math.isfinite(energy):
-        raise ValueError("kernels: expected finite numbers, not all zero")
-    return Data(kernels / math.sqrt(energy), options, record)
-
-
-def _read_kernels(path: Path) -> Tensor:
-    if not path.is_file():
-        raise ValueError(f"--kernels: {path} is neither 'klein' nor a file")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
-        array = None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise ValueError(f"--kernels: {path} is not a .npy file of numbers")
-    kernels = torch.from_numpy(np.asarray(array, dtype=np.float32))
-    if kernels.dim() == 4 and kernels.shape[1] == 1:
-        kernels = kernels.squeeze(1)
-    if kernels.dim() != 3 or kernels.shape[1] != kernels.shape[2]:
-        raise ValueError(f"--kernels: expected shape (N, k, k) or (N, 1, k, k), found {tuple(array.shape)}")
-    if not torch.isfinite(kernels).all():
-        raise ValueError("--kernels: the file contains NaN or infinite values")
-    return kernels
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse before the work, not after it."""
-    existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"--output: cannot write to {existing}; choose another folder")
