@@ -122,10 +122,12 @@ def identify_covering(
             fit = fit_covering(psi, known[name], eigenvalues=eigenvalues, rounds=1)
             if name not in fits or fit.cost < fits[name].cost:
                 fits[name] = fit
-        tried = sorted(fits, key=lambda name: fits[name].cost)[:_RETRIED]
-        clear = len(tried) == 1 or fits[tried[0]].cost < _CLEAR * fits[tried[1]].cost
-        if clear and fits[tried[0]].fits:
+        ranked = sorted(fits, key=lambda name: fits[name].cost)
+        good = fits[ranked[0]].fits
+        if good and (len(ranked) == 1 or fits[ranked[0]].cost < _CLEAR * fits[ranked[1]].cost):
             break
+        # While none fits, the right one may be far behind: its search has failed.
+        tried = ranked[:_RETRIED] if good else ranked
     fits = dict(sorted(fits.items(), key=lambda item: item[1].mismatch))
     name, best = next(iter(fits.items()))
     start = WarmStart(index, best._replace(latents=best.latents.to(x.dtype)))
