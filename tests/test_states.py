@@ -171,3 +171,22 @@ def test_a_whole_network_on_the_meta_device():
     state = nn.Sequential(conv(), nn.Flatten(), tp.BayesLinear(64, 2)).state_dict()
     net.load_state_dict(state, strict=True, assign=True)
     assert not any(p.is_meta for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_state_gives_memory_to_a_layer_on_the_meta_device(name):
+    plain = conv(name)
+    with torch.device("meta"):
+        layer = conv(name)
+    layer.load_state_dict(plain.state_dict(), assign=True)
+    assert not any(t.is_meta for t in (*layer.parameters(), *layer.buffers()))
+    for one in ("mean", "kl"):
+        expected = getattr(plain.weight_posterior, one)()
+        torch.testing.assert_close(getattr(layer.weight_posterior, one)(), expected, rtol=0, atol=0)
+
+
+def test_a_layer_on_the_meta_device_refuses_the_state_of_another_prior():
+    with torch.device("meta"):
+        layer = conv(DECODER("klein-3x3"))
+    with pytest.raises(RuntimeError, match="another prior"):
+        layer.load_state_dict(conv(DECODER("klein-3x3", gain=5.0)).state_dict(), assign=True)

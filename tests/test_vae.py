@@ -121,6 +121,18 @@ def test_elbo_is_below_the_evidence(name):
     assert (elbo > evidence - 20).all()
 
 
+def test_the_likelihood_under_transformations():
+    """Where values cannot be read, in vmap and compilation, they are not checked."""
+    vae = tp.CoveringVAE(tp.KleinBottle(), (2, 2), encoder_hidden=(4,), decoder_hidden=(4,))
+    x, z = torch.rand(3, 2, 2), torch.rand(3, 2)
+    expected = vae.log_likelihood(x, z)
+    torch.testing.assert_close(torch.func.vmap(vae.log_likelihood)(x, z), expected)
+    compiled = torch.compile(vae.log_likelihood, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, z), expected)
+    with pytest.raises(ValueError, match="x: expected values in"):
+        vae.log_likelihood(x + 1, z)
+
+
 def test_kl_with_open_directions():
     """On the cylinder, a product: against the exact KL of the parts. On the band, not below it."""
     scale = torch.tensor([0.2, 0.7])

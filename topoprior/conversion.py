@@ -83,10 +83,10 @@ def to_bayesian(
         raise ValueError(f"init: expected 'prior' or 'pretrained', found {init!r}")
     if inplace and type(model) in COUNTERPARTS:
         raise ValueError("inplace: the model itself is the layer to replace; use what to_bayesian returns")
+    rules = _Rules(prior, linear_prior, fallback, init, check_positive("relative_scale", relative_scale))
     model = model if inplace else _copy(model)
     chosen = select(model, include, () if exclude is None else exclude)
     reasons = reasons_to_leave(model)
-    rules = _Rules(prior, linear_prior, fallback, init, check_positive("relative_scale", relative_scale))
     replacements: dict[int, nn.Module] = {}
     warned = []
     for name, module in convertible_layers(model):
@@ -245,7 +245,7 @@ def _weights(module: Any) -> tuple[Tensor, Tensor | None]:
 
 def _size(x: Tensor) -> float:
     """Root mean square."""
-    return float(x.detach().double().square().mean().sqrt())
+    return float(x.detach().float().square().mean().sqrt())
 
 
 def _copy(model: nn.Module) -> nn.Module:

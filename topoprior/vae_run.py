@@ -54,7 +54,7 @@ class Run:
             self.best_state = {k: v.detach().clone() for k, v in self.vae.state_dict().items()}
 
     def is_over(self, patience: int | None) -> bool:
-        return patience is not None and len(self.scores) - 1 - self.best_epoch >= patience > 0
+        return patience is not None and len(self.scores) - 1 - self.best_epoch >= patience
 
     def save(self, path: Path) -> None:
         state = {

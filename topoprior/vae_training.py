@@ -79,9 +79,10 @@ def fit(
             in [0, 1], or a checkpoint of another training, model or data; the message says which.
         CheckpointError: a damaged checkpoint.
     """
-    for name, number in (("epochs", epochs), ("batch_size", batch_size), ("patience", patience)):
-        if name != "patience" or number is not None:
-            check_integer(name, number)
+    check_integer("epochs", epochs)
+    check_integer("batch_size", batch_size)
+    if patience is not None:
+        check_integer("patience", patience)
     check_number("learning_rate", learning_rate)
     check_number("coverage", coverage, zero=True)
     if precision is not None and not (isinstance(precision, torch.dtype) and precision.is_floating_point):
