@@ -256,6 +256,7 @@ def test_bad_arguments_are_named(make, message):
     [
         (lambda: tp.Gaussian("0.3"), "scale: expected a number, found '0.3'"),
         (lambda: tp.Gaussian(True), "scale: expected a number, found True"),
+        (lambda: tp.Gaussian(torch.ones(2)), "scale: expected a number, found tensor"),
         (lambda: tp.Laplace(gain="2"), "gain: expected a number, found '2'"),
         (lambda: tp.StudentT(df=None), "df: expected a number, found None"),
         (lambda: tp.ScaleMixture(pi="0.5"), "pi: expected a number, found '0.5'"),

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from topoprior.checks import check_int
 from topoprior.mean_field import Gaussian
-from topoprior.priors import WeightPosterior, WeightPrior, check_int, get_prior
+from topoprior.priors import WeightPosterior, WeightPrior, get_prior
 
 PriorLike: TypeAlias = str | Path | WeightPrior
 

@@ -13,8 +13,9 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import skip_init
 
 from topoprior.bayes_layer import BayesLayer, PriorLike, check_module
+from topoprior.checks import check_positive
 from topoprior.layers import BayesConvTranspose2d, BayesLinear, transpose_kernels
-from topoprior.priors import Shape, check_positive, get_prior
+from topoprior.priors import Shape, get_prior
 from topoprior.selection import (
     COUNTERPARTS,
     Selector,

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from topoprior.checks import check_positive
 from topoprior.mean_field import MeanFieldPosterior, MeanFieldPrior
-from topoprior.priors import Shape, check_positive, priors_serving, register_prior
+from topoprior.priors import Shape, priors_serving, register_prior
 
 
 class CorrelatedGaussian(MeanFieldPrior):

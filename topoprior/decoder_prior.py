@@ -13,6 +13,7 @@ from torch import Tensor
 
 from topoprior import checkpoints
 from topoprior.checkpoints import CheckpointError
+from topoprior.checks import check_fraction, check_positive
 from topoprior.coverings import FlatManifold
 from topoprior.decoder_posterior import DecoderPosterior
 from topoprior.distillation import fewest_harmonics
@@ -21,8 +22,6 @@ from topoprior.priors import (
     HE_GAIN,
     Shape,
     WeightPrior,
-    check_fraction,
-    check_positive,
     priors_serving,
     register_prior,
 )

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topoprior.vae_checks import check_data, check_integer
+from topoprior.checks import check_int
+from topoprior.vae_checks import check_data
 
 
 def farthest_points(x: Tensor, num: int) -> Tensor:
@@ -44,9 +45,9 @@ def persistence(x: Tensor, *, field: int = 2, max_dim: int = 2, num_points: int 
         ImportError: ripser is missing; the message says how to install it.
     """
     check_data("x", x)
-    check_integer("num_points", num_points)
-    check_integer("max_dim", max_dim, least=0)
-    check_integer("field", field, least=2)
+    check_int("num_points", num_points)
+    check_int("max_dim", max_dim, least=0)
+    check_int("field", field, least=2)
     if any(field % p == 0 for p in range(2, math.isqrt(field) + 1)):
         raise ValueError(f"field: expected a prime, found {field}")
     try:

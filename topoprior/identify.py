@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from topoprior.checks import check_int
 from topoprior.coverings import Circle, Covering, Euclidean, FlatManifold, KleinBottle, Torus
 from topoprior.low_harmonics import spectral_features
 from topoprior.projective import RealProjectiveSpace
 from topoprior.spectral import EXPLAINED, EXTRA, Fit, WarmStart, fit_covering, graph_spectrum
 from topoprior.spherical import Sphere, SphericalSpaceForm
-from topoprior.vae_checks import check_data, check_integer
+from topoprior.vae_checks import check_data
 
 _CANDIDATES: dict[str, Callable[[], Covering]] = {
     "circle": Circle,
@@ -109,7 +110,7 @@ def identify_covering(
     known = default_candidates() if candidates is None else _checked(candidates)
     check_data("x", x)
     for name, number in (("landmarks", landmarks), ("neighbours", neighbours), ("rounds", rounds)):
-        check_integer(name, number)
+        check_int(name, number)
     if len(x) < 50:
         raise ValueError(f"x: expected at least 50 data, found {len(x)}")
     index = torch.randperm(len(x))[:landmarks].to(x.device)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from topoprior.bayes_layer import BayesLayer, check_module
-from topoprior.priors import WeightPosterior, check_int
+from topoprior.checks import check_int
+from topoprior.priors import WeightPosterior
 
 # Draws x inputs in one pass when nothing is asked for: on a CPU, wider passes gain nothing.
 _DEFAULT_ROWS = 64

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from topoprior import checkpoints
 from topoprior.checkpoints import CheckpointError
+from topoprior.checks import check_fraction, check_positive
 from topoprior.latent_posterior import EuclideanDecoderPosterior, FrozenMLP, hermite_grid
 from topoprior.priors import (
     HE_GAIN,
     Shape,
     WeightPrior,
-    check_fraction,
-    check_positive,
     priors_serving,
     register_format,
     register_prior,

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from topoprior.bayes_layer import check_module
+from topoprior.checks import check_positive
 from topoprior.decoder_posterior import DecoderPosterior
 from topoprior.latent_posterior import EuclideanDecoderPosterior
-from topoprior.priors import check_positive
 
 
 @contextmanager

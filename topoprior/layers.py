@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topoprior.bayes_layer import BayesLayer, PriorLike
-from topoprior.priors import check_int
+from topoprior.checks import check_int
 
 Size = int | Sequence[int]
 _CHANNELS = ("in_channels", "out_channels")

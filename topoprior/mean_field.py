@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from topoprior.checks import check_int, check_positive
 from topoprior.normal_expectations import expectation, legendre_rule
 from topoprior.priors import (
     HE_GAIN,
@@ -16,8 +17,6 @@ from topoprior.priors import (
     Shape,
     WeightPosterior,
     WeightPrior,
-    check_int,
-    check_positive,
     draw_noise,
     narrow_,
     normal_kl,

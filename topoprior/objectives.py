@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from topoprior.checks import check_int, check_number
 from topoprior.inference import kl_divergence
-from topoprior.priors import check_int, check_number
 
 
 def elbo_loss(

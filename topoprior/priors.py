@@ -14,7 +14,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -314,37 +313,3 @@ def load_prior(folder: str | Path) -> WeightPrior:
     except (OSError, ValueError, KeyError, TypeError):
         load = DecoderPrior.from_pretrained  # whose error says what is wrong with the file
     return load(Path(folder))
-
-
-def check_number(name: str, value: Any) -> float:
-    """A real number as a float: also numpy's, or a tensor of one element; no string, no bool."""
-    if isinstance(value, str | bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name}: expected a number, found {value!r}")
-    return float(value)
-
-
-def check_positive(name: str, value: float) -> float:
-    value = check_number(name, value)
-    if not value > 0 or not math.isfinite(value):
-        raise ValueError(f"{name}: expected a positive number, found {value}")
-    return value
-
-
-def check_fraction(name: str, value: float) -> float:
-    value = check_number(name, value)
-    if not 0 <= value < 1:
-        raise ValueError(f"{name}: expected a number in [0, 1), found {value}")
-    return value
-
-
-def check_int(name: str, value: Any, least: int = 1) -> int:
-    """A whole number as an int: also numpy's; no bool, no float."""
-    try:
-        found = operator.index(value)
-    except TypeError:
-        found = None
-    if found is None or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an int, found {value!r}")
-    if found < least:
-        raise ValueError(f"{name}: expected at least {least}, found {found}")
-    return found

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from topoprior.checks import check_number, check_positive
 from topoprior.mean_field import MeanFieldPrior
 from topoprior.normal_closed_forms import mean_abs, mean_log_hypot
 from topoprior.normal_softplus import mean_softplus
-from topoprior.priors import Shape, check_number, check_positive, register_prior
+from topoprior.priors import Shape, register_prior
 
 
 class Laplace(MeanFieldPrior):

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from topoprior.checks import check_int, check_positive
 from topoprior.coverings import Covering, FlatManifold
 from topoprior.harmonics import Harmonics
 from topoprior.invariants import SphericalHarmonics
 from topoprior.low_harmonics import low_harmonics
 from topoprior.posteriors import make_posterior
-from topoprior.vae_checks import check_integer, check_number, check_values
+from topoprior.vae_checks import check_values
 
 
 class Elbo(NamedTuple):
@@ -99,13 +100,13 @@ class CoveringVAE(nn.Module):
             ("num_harmonics", (num_harmonics,)),
         ):
             for size in sizes:
-                check_integer(name, size)
+                check_int(name, size)
         for name, number in (
             ("init_scale", init_scale),
             ("init_noise", init_noise),
             ("prior_scale", prior_scale),
         ):
-            check_number(name, number)
+            check_positive(name, number)
         self.covering, self.data_shape = covering, torch.Size(data_shape)
         self.likelihood, self.scale, self.prior_scale = likelihood, scale, prior_scale
         self.precision: torch.dtype | None = None
@@ -191,7 +192,7 @@ class CoveringVAE(nn.Module):
         Raises:
             ValueError: ``num_samples`` below 1, or values of ``x`` that the likelihood does not have.
         """
-        check_integer("num_samples", num_samples)
+        check_int("num_samples", num_samples)
         check_values("x", x, unit=self.log_noise is None)
         return self.elbo_and_draws(x, num_samples)[0]
 

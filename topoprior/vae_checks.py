@@ -1,10 +1,9 @@
-"""Checks of data and numbers for autoencoders and identification: errors that name what is wrong, at once."""
+"""Checks of data for autoencoders and identification: errors that name what is wrong, at once."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,32 +63,6 @@ def check_values(name: str, x: Tensor, *, unit: bool = False) -> None:
         raise ValueError(
             f"{name}: expected values in [0, 1] for the Bernoulli likelihood, found {low:g} to {high:g}"
         )
-
-
-def check_integer(name: str, value: Any, least: int = 1) -> None:
-    """
-    Raises:
-        TypeError: no int.
-        ValueError: below ``least``.
-    """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an int, found {value!r}")
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, found {value}")
-
-
-def check_number(name: str, value: Any, *, zero: bool = False) -> None:
-    """A finite positive number; 0 too if ``zero``.
-
-    Raises:
-        TypeError: no number.
-        ValueError: not finite, or out of range.
-    """
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected a number, found {value!r}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        expected = "a finite number, at least 0" if zero else "a finite positive number"
-        raise ValueError(f"{name}: expected {expected}, found {value}")
 
 
 def fingerprint(x: Tensor | None) -> str:

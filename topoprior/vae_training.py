@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from topoprior.checks import check_int, check_positive
 from topoprior.coverings import FlatManifold
 from topoprior.harmonics import Harmonics
 from topoprior.low_harmonics import spectral_features
 from topoprior.spectral import Fit, WarmStart, extend, warm_start
 from topoprior.vae import CoveringVAE
-from topoprior.vae_checks import check_data, check_integer, check_number, fingerprint
+from topoprior.vae_checks import check_data, fingerprint
 from topoprior.vae_run import Run
 
 _REGRESSION_BATCH, _REGRESSION_STEPS, _REGRESSION_DATA = 256, 1000, 8000
@@ -79,12 +80,12 @@ def fit(
             in [0, 1], or a checkpoint of another training, model or data; the message says which.
         CheckpointError: a damaged checkpoint.
     """
-    check_integer("epochs", epochs)
-    check_integer("batch_size", batch_size)
+    check_int("epochs", epochs)
+    check_int("batch_size", batch_size)
     if patience is not None:
-        check_integer("patience", patience)
-    check_number("learning_rate", learning_rate)
-    check_number("coverage", coverage, zero=True)
+        check_int("patience", patience)
+    check_positive("learning_rate", learning_rate)
+    check_positive("coverage", coverage, zero=True)
     if precision is not None and not (isinstance(precision, torch.dtype) and precision.is_floating_point):
         raise TypeError(f"precision: expected a floating-point torch.dtype or None, found {precision!r}")
     for name, data in (("x", x), ("validation", validation)):
@@ -228,8 +229,8 @@ def negative_elbo(vae: CoveringVAE, x: Tensor, *, num_samples: int = 4, batch_si
     Raises:
         TypeError, ValueError: as of :func:`fit`.
     """
-    check_integer("num_samples", num_samples)
-    check_integer("batch_size", batch_size)
+    check_int("num_samples", num_samples)
+    check_int("batch_size", batch_size)
     _check(vae, "x", x)
     return _negative_elbo(vae, x, num_samples, batch_size)
 
