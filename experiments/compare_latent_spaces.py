@@ -73,14 +73,9 @@ def train_one(space: str, kernels: torch.Tensor, seed: int, epochs: int) -> dict
         "reconstruction": 100 * error,
         "kl": kl,
         "parameters": sum(p.numel() for p in vae.parameters()),
-        "warm_start_mismatch": None if history.fit is None else mismatch(history.fit),
+        "warm_start_mismatch": None if history.fit is None else Fit.of(history.fit).mismatch,
         "seconds": time.process_time() - began,
     }
-
-
-def mismatch(numbers: Mapping[str, float]) -> float:
-    """The mismatch of a warm start, from the numbers that training keeps of it."""
-    return Fit(torch.empty(0), **numbers).mismatch
 
 
 def best_space(runs: Mapping[str, Sequence[float]]) -> tuple[str, list[str]]:

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from experiments.klein_circles_data import ImageSet
 from experiments.klein_circles_targets import LOOPS, targets
 from topoprior.loops import SAFE_STEP, shortest_loop
@@ -123,7 +121,7 @@ def _every_run(runs: Sequence[Run], images: ImageSet) -> list[str]:
                 *(f"{results[c]:.4g}" for c in columns),
                 {True: "yes", False: "no", None: "unclear"}[results[LOOPS]] if LOOPS in results else "",
                 f"{results['largest step']:.3f}" if "largest step" in results else "",
-                "" if start is None else f"{Fit(torch.empty(0), **start).mismatch:.3f}",
+                "" if start is None else f"{Fit.of(start).mismatch:.3f}",
                 "" if run["seconds"] is None else f"{run['seconds'] / 60:.1f}",
             )
         )

@@ -54,7 +54,7 @@ def test_results_of_other_kernels_are_not_reused(tmp_path, monkeypatch):
 def test_the_mismatch_is_the_fits():
     fit = Fit(torch.empty(0), residual=0.2, unexplained=0.1, torn=0.03, uncovered=0.05, energy=1.0)
     numbers = {name: value for name, value in fit._asdict().items() if name != "latents"}
-    assert compare_latent_spaces.mismatch(numbers) == fit.mismatch == pytest.approx(0.28)
+    assert Fit.of(numbers).mismatch == fit.mismatch == pytest.approx(0.28)
 
 
 def test_the_best_space_and_what_is_not_told_from_it():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from topoprior.checks import check_positive
 from topoprior.mean_field import MeanFieldPosterior, MeanFieldPrior
-from topoprior.priors import Shape, priors_serving, register_prior
+from topoprior.priors import Shape, at_least_float32, priors_serving, register_prior
 
 
 class CorrelatedGaussian(MeanFieldPrior):
@@ -104,10 +104,8 @@ class CorrelatedPosterior(MeanFieldPosterior):
             self.precision.copy_(torch.linalg.inv(self.prior.covariance(self.shape[2:])))
 
     def kl(self) -> Tensor:
-        scale, low = self.scale(), (torch.float16, torch.bfloat16)
-        loc, log_scale, precision = (
-            x.float() if x.dtype in low else x for x in (self.loc, self.log_scale, self.precision)
-        )
+        scale = self.scale()
+        loc, log_scale, precision = map(at_least_float32, (self.loc, self.log_scale, self.precision))
         num_kernels, pixels = math.prod(self.shape[:2]), len(precision)
         log_dets = num_kernels * (self.log_det + 2 * pixels * scale.log()) - 2 * log_scale.sum()
         device = loc.device.type

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from topoprior.decoding import Decode, Decoder
 from topoprior.latent_kl import latent_kl
 from topoprior.mean_field import Gaussian, MeanFieldPosterior
-from topoprior.priors import BoundedScale, Shape, WeightPosterior, draw_noise, narrow_
+from topoprior.priors import BoundedScale, Shape, WeightPosterior, at_least_float32, draw_noise, narrow_
 from topoprior.projection import nearest_kernels
 
 if TYPE_CHECKING:
@@ -142,9 +142,7 @@ class DecoderPosterior(WeightPosterior):
         kls = []
         for i, p in enumerate(posteriors):
             assert isinstance(p, DecoderPosterior)
-            # Half precision has too few digits for sums of squares.
-            half = p.loc.dtype in (torch.float16, torch.bfloat16)
-            loc, log_scale = (p.loc.float(), p.log_scale.float()) if half else (p.loc, p.log_scale)
+            loc, log_scale = at_least_float32(p.loc), at_least_float32(p.log_scale)
             key = (tuple(p.waves.periods), p.compiled, loc.dtype, i if loc.numel() > _SMALL else None)
             groups.setdefault(key, []).append((loc.flatten(1), log_scale.flatten(1)))
             if p.residual is not None:

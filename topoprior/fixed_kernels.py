@@ -15,6 +15,7 @@ from topoprior.priors import (
     Shape,
     WeightPosterior,
     WeightPrior,
+    at_least_float32,
     draw_noise,
     narrow_,
     normal_kl,
@@ -126,10 +127,7 @@ class FixedKernelsPosterior(WeightPosterior):
         return self._weights(self.loc)
 
     def kl(self) -> Tensor:
-        # Half precision has too few digits for a sum of squares, and float16 ends at 65,504.
-        half = self.loc.dtype in (torch.float16, torch.bfloat16)
-        loc, log_scale = (x.float() if half else x for x in (self.loc, self.log_scale))
-        return normal_kl(loc, log_scale, 1.0)
+        return normal_kl(at_least_float32(self.loc), at_least_float32(self.log_scale), 1.0)
 
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:

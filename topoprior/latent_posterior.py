@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topoprior.latent_projection import nearest_latents
-from topoprior.priors import BoundedScale, Shape, WeightPosterior, draw_noise, narrow_, normal_kl
+from topoprior.priors import (
+    BoundedScale,
+    Shape,
+    WeightPosterior,
+    at_least_float32,
+    draw_noise,
+    narrow_,
+    normal_kl,
+)
 
 if TYPE_CHECKING:
     from topoprior.latent_priors import EuclideanDecoderPrior
@@ -128,9 +136,7 @@ class EuclideanDecoderPosterior(WeightPosterior):
 
     def kl(self) -> Tensor:
         """KL of the latents and amplitudes, whose units are the prior's: normal to standard normal."""
-        low = self.loc.dtype in (torch.float16, torch.bfloat16)
-        loc, log_scale = (x.float() if low else x for x in (self.loc, self.log_scale))
-        return normal_kl(loc, log_scale, 1.0)
+        return normal_kl(at_least_float32(self.loc), at_least_float32(self.log_scale), 1.0)
 
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from topoprior.priors import (
     Shape,
     WeightPosterior,
     WeightPrior,
+    at_least_float32,
     draw_noise,
     narrow_,
     normal_kl,
@@ -199,11 +200,11 @@ class MeanFieldPosterior(WeightPosterior):
 
     def scale(self) -> Tensor:
         """The prior's scale, a scalar (or (num_scales,)): what empirical Bayes learns."""
-        scales = self.prior_scale * _at_least_float32(self.scale_factors())
+        scales = self.prior_scale * at_least_float32(self.scale_factors())
         return scales.squeeze(0) if self.prior.num_scales == 1 else scales
 
     def kl(self) -> Tensor:
-        return self.prior.kl(_at_least_float32(self.loc), _at_least_float32(self.log_scale), self.scale())
+        return self.prior.kl(at_least_float32(self.loc), at_least_float32(self.log_scale), self.scale())
 
     @classmethod
     def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
@@ -217,9 +218,9 @@ class MeanFieldPosterior(WeightPosterior):
             else:
                 kls.append(q.kl())
         if small:
-            loc = torch.cat([(_at_least_float32(q.loc) / q.prior_scale).flatten() for q in small])
+            loc = torch.cat([(at_least_float32(q.loc) / q.prior_scale).flatten() for q in small])
             log_scale = torch.cat(
-                [(_at_least_float32(q.log_scale) - math.log(q.prior_scale)).flatten() for q in small]
+                [(at_least_float32(q.log_scale) - math.log(q.prior_scale)).flatten() for q in small]
             )
             kls.append(normal_kl(loc, log_scale, 1.0))
         return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
@@ -236,10 +237,6 @@ class MeanFieldPosterior(WeightPosterior):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, prior={self.prior!r}, prior_scale={self.prior_scale:.3g}"
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class Gaussian(MeanFieldPrior):

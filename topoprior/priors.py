@@ -167,6 +167,11 @@ def draw_noise(sample_shape: Shape, shape: Shape, like: Tensor, antithetic: bool
     return torch.cat([half, -half])
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision has too few digits for a sum of squares, and float16 ends at 65,504."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def normal_kl(loc: Tensor, log_scale: Tensor, prior_scale: float | Tensor) -> Tensor:
     """Sum of KL(N(m, s^2) || N(0, p^2)) = (s^2 + m^2) / 2 p^2 - 1/2 - log(s / p), p a scalar."""
     second_moment = (loc.square() + (2 * log_scale).exp()).sum() / (2 * prior_scale**2)

@@ -10,6 +10,7 @@ fits, and so whether it was the right one; more starts cure a bad fit.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,11 @@ class Fit(NamedTuple):
     torn: float
     uncovered: float
     energy: float
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, float]) -> Fit:
+        """From what a training keeps of a fit in its history: all but the latents."""
+        return cls(torch.empty(0), **numbers)
 
     @property
     def mismatch(self) -> float:
