@@ -60,17 +60,19 @@ def learning(curves: dict[str, dict[str, LearningCurve]], words: dict[str, str])
 
     figure = Figure(figsize=(4.6 * len(words), 3.2 * len(curves)), layout="constrained")
     rows = figure.subplots(len(curves), len(words), squeeze=False)
+    names = dict.fromkeys(name for of_methods in curves.values() for name in of_methods)
+    colours = dict(zip(names, _COLOURS * 3, strict=False))  # a method's is the same everywhere
     for row, (place, of_methods) in zip(rows, curves.items(), strict=True):
         for axis, (measure, word) in zip(row, words.items(), strict=True):
-            for colour, (name, curve) in zip(_COLOURS * 3, of_methods.items(), strict=False):
+            for name, curve in of_methods.items():
                 steps, values = zip(*curve.of(measure).items(), strict=True)
                 means = [value.mean for value in values]
                 low = [value.mean - (value.half_width or 0) for value in values]
                 high = [value.mean + (value.half_width or 0) for value in values]
-                axis.plot(steps, means, marker="o", markersize=3, color=colour, label=name)
-                axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
+                axis.plot(steps, means, marker="o", markersize=3, color=colours[name], label=name)
+                axis.fill_between(steps, low, high, color=colours[name], alpha=0.12, linewidth=0)
             axis.set(xscale="log", xlabel="steps", ylabel=word, title=place)
-    rows[0][-1].legend(fontsize=7)
+        row[-1].legend(fontsize=7)
     return _png(figure)
 
 
