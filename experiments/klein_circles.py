@@ -34,15 +34,16 @@ from experiments.klein_circles_pictures import (
     curves_picture,
     latents_picture,
     picture_data,
-    png,
     to_bytes,
 )
 from experiments.klein_circles_report import markdown
 from experiments.klein_circles_scores import evaluate
+from experiments.report import png
 from topoprior.checkpoints import write_atomically
 from topoprior.vae_training import fit
 
 HIDDEN = (1024, 512, 128, 32)
+_DPI = 110
 MODELS = {
     "klein": lambda: tp.KleinBottle(),
     "torus": lambda: tp.Torus(2),
@@ -96,14 +97,14 @@ def store_picture_data(runs: list[dict[str, Any]], images: ImageSet, split: Spli
 def write_report(runs: list[dict[str, Any]], images: ImageSet, folder: Path) -> str:
     """Draws the pictures whose data are stored, others stay as they are; then report.md."""
     if importlib.util.find_spec("matplotlib") is not None:
-        write_atomically(folder / "curves.png", png(curves_picture(runs)))
+        write_atomically(folder / "curves.png", png(curves_picture(runs), _DPI))
         for run in first_runs(runs):
             path = folder / "runs" / f"{run['name']}.npz"
             if path.exists():
                 model = run["config"]["model"]
                 with np.load(path) as data:
                     figure = latents_picture(MODELS[model](), images, dict(data))
-                write_atomically(folder / f"latents-{model}.png", png(figure))
+                write_atomically(folder / f"latents-{model}.png", png(figure, _DPI))
     report = markdown(runs, images, folder)
     write_atomically(folder / "report.md", report.encode())
     return report

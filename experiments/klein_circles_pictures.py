@@ -184,9 +184,3 @@ def curves_picture(runs: list[dict[str, Any]]) -> Figure:
     axis.set(xlabel="epoch", ylabel="negative ELBO, validation (nats)", yscale="log")
     axis.legend()
     return figure
-
-
-def png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()

@@ -119,7 +119,7 @@ def kernels_picture(prior: Mapping[str, Tensor], posterior: Mapping[str, Tensor]
             axis.imshow(_mosaic(kernels[method]), cmap="RdBu_r", vmin=-1, vmax=1)
             axis.set_title(f"{method}: {kind}", fontsize=9)
             axis.axis("off")
-    return _png(figure)
+    return png(figure)
 
 
 def _mosaic(kernels: Tensor) -> Any:
@@ -156,10 +156,10 @@ def reliability_picture(runs: Sequence[Run]) -> bytes:
         axis.plot([0, 1], [0, 1], color="black", linewidth=1)
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", title=method, aspect="equal")
     figure.axes[0].set_ylabel("accuracy")
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: int = 120) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import topoprior as tp
-from experiments.report import _mosaic, _png
+from experiments.report import _mosaic, png
 from experiments.summary import Cell, Comparison, LearningCurve, Run, Table, Variant
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def curves(table: Table, dataset: str, variants: Sequence[Variant], measures: di
             axis.set_xticks(sizes, [str(n) for n in sizes], minor=False)
             axis.minorticks_off()
     axes[0][-1].legend(fontsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def _curve(
@@ -73,7 +73,7 @@ def learning(curves: dict[str, dict[str, LearningCurve]], words: dict[str, str])
                 axis.fill_between(steps, low, high, color=colours[name], alpha=0.12, linewidth=0)
             axis.set(xscale="log", xlabel="steps", ylabel=word, title=place)
         row[-1].legend(fontsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def differences(comparisons: Sequence[Comparison], words: dict[str, str]) -> bytes:
@@ -98,7 +98,7 @@ def differences(comparisons: Sequence[Comparison], words: dict[str, str]) -> byt
         axis.set_yticks([-i for i in range(len(places))], [f"{c.dataset} {c.train_size}" for c in places])
         if axis is not figure.axes[0]:
             axis.set_yticklabels([])
-    return _png(figure)
+    return png(figure)
 
 
 def bottle(runs: Sequence[Run]) -> bytes | None:
@@ -119,7 +119,7 @@ def bottle(runs: Sequence[Run]) -> bytes | None:
             _on_the_bottle(row[2], kernels)
         else:
             row[2].axis("off")
-    return _png(figure)
+    return png(figure)
 
 
 def _on_the_bottle(axis: Axes, kernels: dict[str, Any]) -> None:

@@ -128,14 +128,11 @@ def _shuffled(kernels: Tensor, options: dict[str, float], record: dict[str, Any]
 
 
 def _read_kernels(path: Path) -> Tensor:
+    from topoprior.patches import read_npy
+
     if not path.is_file():
         raise ValueError(f"--kernels: {path} is neither 'klein' nor a file")
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
-        array = None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise ValueError(f"--kernels: {path} is not a .npy file of numbers")
+    array = read_npy(path, "--kernels")
     kernels = torch.from_numpy(np.asarray(array, dtype=np.float32))
     if kernels.dim() == 4 and kernels.shape[1] == 1:
         kernels = kernels.squeeze(1)

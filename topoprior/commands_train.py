@@ -252,8 +252,6 @@ def _train(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     vae.to(device)
     validation = len(data) // 10 if args.restarts > 1 or args.patience is not None else 0
-    if args.checkpoint is not None:
-        args.checkpoint.mkdir(parents=True, exist_ok=True)
     history = fit(
         vae,
         data[validation:],

@@ -184,7 +184,7 @@ def read_patches(path: Path | str, size: int = 3, *, keep: float | None = None) 
         raise ValueError(f"patches: {path} is neither a file nor a folder")
     if path.suffix.lower() not in (".mat", ".npy"):
         raise ValueError(f"patches: {path}: expected .mat, .npy or a folder of images")
-    array = _read_mat(path) if path.suffix.lower() == ".mat" else _read_npy(path)
+    array = _read_mat(path) if path.suffix.lower() == ".mat" else read_npy(path, "patches")
     values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
     found = tuple(values.shape)
     if values.dim() == 4 and values.shape[1] == 1:
@@ -258,13 +258,14 @@ def _frequencies(size: int) -> list[tuple[int, int]]:
     return sorted(pairs, key=lambda p: (p[0] + p[1], -abs(p[0] - p[1]), -p[0]))
 
 
-def _read_npy(path: Path) -> np.ndarray:
+def read_npy(path: Path, name: str) -> np.ndarray:
+    """The array of numbers in a .npy file, nothing unpickled; ``name`` is the argument that errors speak of."""
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError):
         array = None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise ValueError(f"patches: {path} is not a .npy file of numbers")
+        raise ValueError(f"{name}: {path} is not a .npy file of numbers")
     return array
 
 
