@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from experiments.document import markdown_table
 from experiments.peers import BLITZ, COMPILED, OURS, REFERENCE
 
 KLEIN = OURS[0]
@@ -107,5 +108,4 @@ def _times(title: str, rows: dict[str, dict[str, float]]) -> list[str]:
 
 
 def _table(title: str, head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
-    return ["", f"## {title}", "", *lines]
+    return ["", f"## {title}", "", *markdown_table([head, *rows])]

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 import topoprior as tp
+from experiments.document import markdown_table
 from experiments.latent_space_data import SETS, kernel_set, noted_accuracy, train_network
 from experiments.metrics import interval
 from experiments.paired import paired_t_test
@@ -110,14 +111,13 @@ def report(results: Mapping[str, Any]) -> str:
         )
         if about.get("test_accuracy") is not None:
             parts.append(f"Test accuracy of the network: {about['test_accuracy']:.3f}.")
-        parts += ["", "| space | " + " | ".join(MEASURES.values()) + " | warm start's mismatch |"]
-        parts.append("|---" * (len(MEASURES) + 2) + "|")
+        rows = [["space", *MEASURES.values(), "warm start's mismatch"]]
         for space in config["spaces"]:
             cells = [str(interval(_values(results, name, measure)[space])) for measure in MEASURES]
             fits = _values(results, name, "warm_start_mismatch")[space]
             warm = "none" if None in fits else f"{interval(fits).mean:.2f}"
-            parts.append(f"| {space} | {' | '.join(cells)} | {warm} |")
-        parts.append("")
+            rows.append([space, *cells, warm])
+        parts += ["", *markdown_table(rows), ""]
     parts += [
         "![scores](scores.png)",
         "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -39,9 +39,7 @@ class Document:
 
     def table(self, rows: Sequence[Sequence[str]]) -> None:
         """The first row is the header."""
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        lines.insert(1, "|" + " --- |" * len(rows[0]))
-        self._markdown.append("\n".join(lines))
+        self._markdown.append("\n".join(markdown_table(rows)))
         cells = [[_inline(cell) for cell in row] for row in rows]
         head = "".join(f"<th>{cell}</th>" for cell in cells[0])
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells[1:])
@@ -64,6 +62,17 @@ class Document:
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(self.title)}</title>'
             f"<style>{_STYLE}</style></head><body>\n" + "\n".join(self._html) + "\n</body></html>\n"
         )
+
+
+def markdown_table(rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table whose first row is the header.
+
+    Example:
+        >>> markdown_table([["prior", "NLL"], ["klein", 0.38]])
+        ['| prior | NLL |', '| --- | --- |', '| klein | 0.38 |']
+    """
+    head, *rest = rows
+    return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rest)]
 
 
 def _inline(text: str) -> str:

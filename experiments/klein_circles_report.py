@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.document import markdown_table
 from experiments.klein_circles_data import ImageSet
 from experiments.klein_circles_targets import LOOPS, targets
 from topoprior.loops import SAFE_STEP, shortest_loop
@@ -65,28 +66,24 @@ def markdown(stored: Sequence[Run], images: ImageSet, folder: Path) -> str:
         "Test set; mean ± standard deviation over seeds. Lower is better, but for trustworthiness, continuity "
         "and loops." + (" Published: one seed, 50 epochs." if published else ""),
         "",
-        *_header("model", *used),
     ]
+    table: list[Sequence[object]] = [("model", *used)]
     for model in models:
         chosen = [run["results"] for run in runs if run["config"]["model"] == model]
-        lines.append(_row(model, *(_cell(chosen, column) for column in used)))
+        table.append((model, *(_cell(chosen, column) for column in used)))
         if published and model in PUBLISHED:
             known = PUBLISHED[model]
-            lines.append(
-                _row(f"{model}, published", *(f"{known[c]:g}" if c in known else "" for c in used))
-            )
-    lines += ["", " ".join(note for column, note in _NOTES.items() if column in used)]
+            table.append((f"{model}, published", *(f"{known[c]:g}" if c in known else "" for c in used)))
+    lines += [
+        *markdown_table(table),
+        "",
+        " ".join(note for column, note in _NOTES.items() if column in used),
+    ]
     rows = (
         [] if config["cold"] else targets(runs, images, _read(folder, "throughput"), _read(folder, "cost"))
     )
     if rows:
-        lines += [
-            "",
-            "## Targets",
-            "",
-            *_header("", "target", "result", "met"),
-            *(_row(*row) for row in rows),
-        ]
+        lines += ["", "## Targets", "", *markdown_table([("", "target", "result", "met"), *rows])]
     lines += ["", "## Every run", "", *_every_run(runs, images)]
     for picture in ["curves.png", *(f"latents-{model}.png" for model in models)]:
         if (folder / picture).exists():
@@ -109,13 +106,13 @@ def _checked(run: Run, images: ImageSet) -> Run:
 
 def _every_run(runs: Sequence[Run], images: ImageSet) -> list[str]:
     columns = ("negative ELBO", "trustworthiness", "continuity")
-    lines = _header(
-        "model", "seed", *columns, LOOPS, "largest step / shortest loop", "warm start mismatch", "minutes"
-    )
+    rows: list[Sequence[object]] = [
+        ("model", "seed", *columns, LOOPS, "largest step / shortest loop", "warm start mismatch", "minutes")
+    ]
     for run in runs:
         results, start = run["results"], run["warm_start"]
-        lines.append(
-            _row(
+        rows.append(
+            (
                 run["config"]["model"],
                 run["config"]["seed"],
                 *(f"{results[c]:.4g}" for c in columns),
@@ -125,7 +122,7 @@ def _every_run(runs: Sequence[Run], images: ImageSet) -> list[str]:
                 "" if run["seconds"] is None else f"{run['seconds'] / 60:.1f}",
             )
         )
-    return lines
+    return markdown_table(rows)
 
 
 def _cell(results: list[dict[str, Any]], column: str) -> str:
@@ -140,14 +137,6 @@ def _cell(results: list[dict[str, Any]], column: str) -> str:
     digits = max(0, 3 - math.ceil(math.log10(max(abs(statistics.fmean(values)), 1e-9))))
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{spread}"
-
-
-def _header(*names: str) -> list[str]:
-    return [_row(*names), "|" + "---|" * len(names)]
-
-
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def _read(folder: Path, name: str) -> dict[str, Any] | None:

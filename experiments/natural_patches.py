@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import topoprior as tp
+from experiments.document import markdown_table
 from topoprior.__main__ import main as topoprior
 from topoprior.checkpoints import write_atomically
 from topoprior.patches import dct_coordinates, densest, read_patches
@@ -92,14 +93,14 @@ def report(results: Mapping[str, Any], folder: Path) -> str:
         f"{results['points']} points for homology. Energy: in the span of the analytic Klein kernels, in the metric of "
         "contrast. Distance: to the nearest analytic Klein kernel, norms 1.",
         "",
-        "| options | patches | energy in the subspace | distance, median | of noise | Betti numbers Z/2 | Z/3 | reading |",
-        "|---|---|---|---|---|---|---|---|",
     ]
+    head = ["options", "patches", "energy in the subspace", "distance, median", "of noise"]
+    rows = [[*head, "Betti numbers Z/2", "Z/3", "reading"]]
     for name, reading in results["filters"].items():
         shown = FILTERS[name].split(" --homology")[0]
         homology = reading.get("homology")
         betti = [str(tuple(homology["betti"][f])) for f in ("Z/2", "Z/3")] if homology else ["", ""]
-        cells = [
+        row = [
             f"`{shown}`" if shown else "none",
             f"{reading['kernels']:,}",
             f"{reading['klein_energy']:.1%}",
@@ -108,8 +109,9 @@ def report(results: Mapping[str, Any], folder: Path) -> str:
             *betti,
             homology["reading"] if homology else "",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append(row)
     lines += [
+        *markdown_table(rows),
         "",
         "Betti numbers rule spaces out, they do not prove one. The last filter uses the model: it shows that patches "
         "fill the Klein bottle everywhere, not that they lie on nothing else.",
@@ -119,9 +121,12 @@ def report(results: Mapping[str, Any], folder: Path) -> str:
         f"What the nearest kernels leave over, |w - best| / |w|, of {_NEAREST:,} patches drawn from the densest "
         f"{_FRACTION:.0%} (neighbour {_NEIGHBOUR}); klein-natural-3x3 was trained on some of them.",
         "",
-        "| prior | left over |",
-        "|---|---|",
-        *(f"| {name} | {value:.1%} |" for name, value in results["left over"].items()),
+        *markdown_table(
+            [
+                ("prior", "left over"),
+                *((name, f"{value:.1%}") for name, value in results["left over"].items()),
+            ]
+        ),
     ]
     for name in results["filters"]:
         pictures = [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from experiments.document import markdown_table
 from experiments.metrics import METRICS, Interval, interval
 
 if TYPE_CHECKING:
@@ -103,9 +104,7 @@ def markdown(config: Mapping[str, Any], runs: Sequence[Run]) -> str:
 
 
 def _pipes(table: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    lines.insert(1, "|" + " --- |" * len(table[0]))
-    return "\n".join(lines)
+    return "\n".join(markdown_table(table))
 
 
 def kernels_picture(prior: Mapping[str, Tensor], posterior: Mapping[str, Tensor]) -> bytes:
