@@ -9,7 +9,7 @@ import torch
 
 import topoprior as tp
 from topoprior import plots
-from topoprior.kernels import klein_kernels, sample_klein_kernels
+from topoprior.kernels.klein import klein_kernels, sample_klein_kernels
 
 pytest.importorskip("matplotlib")
 

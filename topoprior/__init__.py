@@ -1,65 +1,117 @@
-"""topoprior: Bayesian deep learning with topological weight priors."""
+"""topoprior: Bayesian deep learning with topological weight priors.
 
-from topoprior.compilation import compile_posteriors
-from topoprior.conversion import to_bayesian, to_deterministic
-from topoprior.correlated import CorrelatedGaussian
-from topoprior.coverings import Circle, Covering, Euclidean, FlatManifold, KleinBottle, Torus
-from topoprior.decoder_prior import DecoderPrior
-from topoprior.distributions import UniformOn, WrappedNormal
-from topoprior.divergences import cover_kl, kappa
-from topoprior.fixed_kernels import FixedKernels
-from topoprior.identify import Identification, identify_covering
-from topoprior.inference import (
+A folder follows the data: `spaces` (coverings), `distributions` (laws on them), `topology` (what data say of their
+space), `kernels` (data of our kind), `vae` (autoencoders on a space), `priors` (its decoder as a prior of weights),
+`nn` (layers with such a prior).
+"""
+
+from topoprior import distributions, kernels, nn, plots, priors, spaces, topology, vae
+from topoprior.distributions import PowerSpherical, Pushforward, UniformOn, WrappedNormal, cover_kl, kappa
+from topoprior.nn import (
+    BayesConv1d,
+    BayesConv2d,
+    BayesConv3d,
+    BayesConvTranspose2d,
+    BayesLinear,
+    compile_posteriors,
+    elbo_loss,
+    expected_entropy,
+    faster_latents,
     frozen_sample,
     kl_divergence,
     kl_per_layer,
+    kl_warmup,
+    mutual_information,
     posterior_mean,
     predict,
+    predictive_entropy,
     sample_outputs,
+    summary,
+    to_bayesian,
+    to_deterministic,
 )
-from topoprior.latent_priors import EuclideanDecoderPrior
-from topoprior.latent_rates import faster_latents
-from topoprior.layers import BayesConv1d, BayesConv2d, BayesConv3d, BayesConvTranspose2d, BayesLinear
-from topoprior.lens import LensSpace
-from topoprior.mean_field import Gaussian, MeanFieldPosterior, MeanFieldPrior
-from topoprior.model_summary import summary
-from topoprior.objectives import elbo_loss, kl_warmup
-from topoprior.power_spherical import PowerSpherical
-from topoprior.priors import WeightPosterior, WeightPrior, get_prior, register_prior
-from topoprior.products import Product
-from topoprior.projective import RealProjectiveSpace, RotationGroup
-from topoprior.pushforward import Pushforward
-from topoprior.scale_families import Laplace, LogUniform, ScaleMixture, StudentT
-from topoprior.spaces import Cylinder, HalfTurnManifold, HantzscheWendt, MoebiusBand
-from topoprior.spherical import Sphere, SphericalSpaceForm
-from topoprior.uncertainty import expected_entropy, mutual_information, predictive_entropy
+from topoprior.priors import (
+    CorrelatedGaussian,
+    DecoderPrior,
+    EuclideanDecoderPrior,
+    FixedKernels,
+    Gaussian,
+    Laplace,
+    LogUniform,
+    MeanFieldPosterior,
+    MeanFieldPrior,
+    ScaleMixture,
+    StudentT,
+    WeightPosterior,
+    WeightPrior,
+    get_prior,
+    register_prior,
+)
+from topoprior.spaces import (
+    Circle,
+    Covering,
+    Cylinder,
+    Euclidean,
+    FlatManifold,
+    HalfTurnManifold,
+    HantzscheWendt,
+    KleinBottle,
+    LensSpace,
+    MoebiusBand,
+    Product,
+    RealProjectiveSpace,
+    RotationGroup,
+    Sphere,
+    SphericalSpaceForm,
+    Torus,
+)
+from topoprior.topology import Identification, identify_covering
 from topoprior.vae import CoveringVAE
 
 __all__ = [
+    # folders
+    "distributions",
+    "kernels",
+    "nn",
+    "plots",
+    "priors",
+    "spaces",
+    "topology",
+    "vae",
+    # spaces
+    "Circle",
+    "Covering",
     "Cylinder",
+    "Euclidean",
+    "FlatManifold",
     "HalfTurnManifold",
     "HantzscheWendt",
+    "KleinBottle",
     "LensSpace",
     "MoebiusBand",
-    "PowerSpherical",
     "Product",
-    "Pushforward",
     "RealProjectiveSpace",
     "RotationGroup",
     "Sphere",
     "SphericalSpaceForm",
-    "BayesConv1d",
-    "BayesConv2d",
-    "BayesConv3d",
-    "BayesConvTranspose2d",
-    "BayesLinear",
-    "CorrelatedGaussian",
-    "CoveringVAE",
+    "Torus",
+    # distributions
+    "PowerSpherical",
+    "Pushforward",
+    "UniformOn",
+    "WrappedNormal",
+    "cover_kl",
+    "kappa",
+    # topology
     "Identification",
     "identify_covering",
+    # vae
+    "CoveringVAE",
+    # priors
+    "CorrelatedGaussian",
     "DecoderPrior",
-    "FixedKernels",
     "EuclideanDecoderPrior",
+    "FixedKernels",
     "Gaussian",
     "Laplace",
     "LogUniform",
@@ -70,6 +122,13 @@ __all__ = [
     "WeightPosterior",
     "WeightPrior",
     "get_prior",
+    "register_prior",
+    # nn
+    "BayesConv1d",
+    "BayesConv2d",
+    "BayesConv3d",
+    "BayesConvTranspose2d",
+    "BayesLinear",
     "compile_posteriors",
     "elbo_loss",
     "expected_entropy",
@@ -83,17 +142,6 @@ __all__ = [
     "predict",
     "predictive_entropy",
     "sample_outputs",
-    "register_prior",
-    "Circle",
-    "Covering",
-    "Euclidean",
-    "FlatManifold",
-    "KleinBottle",
-    "Torus",
-    "UniformOn",
-    "WrappedNormal",
-    "cover_kl",
-    "kappa",
     "summary",
     "to_bayesian",
     "to_deterministic",

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topoprior.checkpoints import write_atomically
-from topoprior.coverings import FlatManifold, KleinBottle
+from topoprior.spaces.flat.manifold import FlatManifold
+from topoprior.spaces.flat.named import KleinBottle
+from topoprior.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 _COLOURS = ("tab:red", "tab:blue", "tab:green", "tab:orange")
 

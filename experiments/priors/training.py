@@ -1,0 +1,222 @@
+"""Train one network by variational inference, the same way for every method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+import topoprior as tp
+from experiments.priors import metrics, networks
+from experiments.priors.hardware import Driver, Hardware, launch
+from experiments.priors.methods import Method
+from experiments.priors.optimizer import make_optimizer
+
+_NEXT_MEMBER = 100_003  # between the seeds of an ensemble's members
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What all methods share."""
+
+    steps: int = 300
+    batch_size: int = 100
+    temperature: float = 1.0
+    samples: int = 32
+    warmup: float = 0.0
+    """Part of the steps in which the KL's factor rises from 0 to the temperature."""
+    network: str = "compare"
+    """One of `networks.NETWORKS`."""
+
+    def warmup_factor(self, step: int) -> float:
+        rising = round(self.warmup * self.steps)
+        return tp.kl_warmup(step, rising) if rising else 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """Images that are predicted while training goes on, for a learning curve; it changes nothing of the training.
+
+    points: how many times, at steps that grow by a factor, the last one at the end. samples: of the posterior.
+    """
+
+    images: Tensor
+    labels: Tensor
+    points: int
+    samples: int = 4
+
+    def steps(self, total: int) -> set[int]:
+        """The numbers of steps after which to look."""
+        if self.points == 1:
+            return {total}
+        return {round(total ** (i / (self.points - 1))) for i in range(self.points)}
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    network: nn.Sequential | Ensemble
+    seconds: float
+    kl: float
+    """KL(posterior || prior) at the end, in nats; 0 for a deterministic network."""
+    parameters: int
+    """Trained numbers. Those without a gradient do not count: BLiTZ registers each of its own twice."""
+    curve: Sequence[dict[str, float]] = ()
+    """Of the images watched: {"step", "cls/Acc", "cls/NLL", ...}; an ensemble's is that of its first member."""
+
+
+def elbo_loss(logits: Tensor, labels: Tensor, kl: Tensor, num_train: int, temperature: float) -> Tensor:
+    """Negative evidence lower bound per training example: mean NLL + temperature KL / num_train.
+
+    The KL belongs to the whole training set, so each example carries 1 / num_train of it, whatever the
+    size of the batch. Temperature 1 is Bayes; below 1 the posterior is colder.
+    """
+    return F.cross_entropy(logits, labels) + temperature * kl / num_train
+
+
+def standardize(train: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Subtract the training images' mean and divide by their standard deviation, for each channel."""
+    std, mean = torch.std_mean(train, (0, 2, 3), keepdim=True)
+    std = std.clamp_min(1e-3)
+    return (train - mean) / std, (other - mean) / std
+
+
+def train(
+    method: Method,
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    budget: Budget,
+    seed: int,
+    hardware: Hardware | None = None,
+    watch: Watch | None = None,
+) -> Trained:
+    """Train a fresh network, or the members of an ensemble, on standardized images.
+
+    Batches depend on the seed alone, not on the method. The network comes back on the hardware's device.
+    """
+    hardware = hardware or Hardware(str(images.device))
+    members = []
+    for member in range(method.members):
+        its_seed = seed + _NEXT_MEMBER * member
+        members.append(launch(hardware, _train, method, images, labels, classes, budget, its_seed, watch))
+        members[-1].network.to(hardware.device)
+    if len(members) == 1:
+        return members[0]
+    return Trained(
+        Ensemble(m.network for m in members),
+        sum(m.seconds for m in members),
+        sum(m.kl for m in members),
+        sum(m.parameters for m in members),
+        members[0].curve,
+    )
+
+
+def _train(
+    driver: Driver,
+    method: Method,
+    images: Tensor,
+    labels: Tensor,
+    classes: int,
+    budget: Budget,
+    seed: int,
+    watch: Watch | None,
+) -> Trained:
+    """One network, in each of the processes that share the work."""
+    torch.manual_seed(seed)  # before the network: its start is the same in all processes
+    network = networks.build(method, images.shape[1], classes, budget.network).to(driver.device).train()
+    images, labels = images.to(driver.device), labels.to(driver.device)
+    with tp.faster_latents(network, method.settings.relative_rate):
+        return _fit(driver, method, network, images, labels, budget, seed, watch)
+
+
+def _fit(
+    driver: Driver,
+    method: Method,
+    network: nn.Sequential,
+    images: Tensor,
+    labels: Tensor,
+    budget: Budget,
+    seed: int,
+    watch: Watch | None,
+) -> Trained:
+    optimizer = make_optimizer(network, method.settings)
+    # Momentum stays as it is: cycling Adam's betas gained nothing.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        budget.steps,
+        pct_start=0.2,
+        cycle_momentum=False,
+    )
+    compute, stepper = driver.setup(network, optimizer)
+    torch.manual_seed(seed + driver.rank)  # processes draw weights of their own
+    looks = watch.steps(budget.steps) if watch and driver.rank == 0 else set()
+    curve: list[dict[str, float]] = []
+    start, watched = time.perf_counter(), 0.0
+    batches = _batches(len(images), budget, seed)
+    hidden = None if driver.rank == 0 else True  # None: hidden unless in a terminal
+    with tqdm(batches, method.name, position=1, leave=False, disable=hidden, unit="step") as progress:
+        for step, batch in enumerate(progress):
+            batch = driver.share(batch).to(driver.device)
+            logits = compute(images[batch])
+            temperature = budget.temperature * budget.warmup_factor(step)
+            loss = elbo_loss(logits.float(), labels[batch], networks.kl(network), len(images), temperature)
+            stepper.zero_grad()
+            driver.backward(loss)
+            stepper.step()
+            schedule.step()
+            if step % 20 == 0:
+                progress.set_postfix(loss=f"{loss.item():.3f}")
+            if watch and step + 1 in looks:
+                began = time.perf_counter()
+                curve.append({"step": step + 1, **_look(method, network, watch)})
+                watched += time.perf_counter() - began
+    seconds = time.perf_counter() - start - watched
+    with torch.no_grad():
+        network(images[:1])
+        final = float(networks.kl(network))
+    trained = sum(p.numel() for p in network.parameters() if p.grad is not None)
+    if driver.world > 1:
+        network.cpu()  # it travels to the process that asked for it
+    return Trained(network, seconds, final, trained, curve)
+
+
+def _look(method: Method, network: nn.Module, watch: Watch) -> dict[str, float]:
+    device = next(network.parameters()).device
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):  # the draws of training stay what they are
+        predicted = predict(method, network, watch.images.to(device), watch.samples).cpu()
+    return metrics.evaluate(predicted, watch.labels)
+
+
+class Ensemble(nn.Module):
+    """Networks whose probabilities are averaged: returns the logarithm of the mean, whose softmax is the mean."""
+
+    def __init__(self, members: Iterable[nn.Sequential]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logs = torch.stack([member(images).log_softmax(1) for member in self.members])
+        return logs.logsumexp(0) - math.log(len(self.members))
+
+
+def predict(method: Method, network: nn.Module, images: Tensor, samples: int) -> Tensor:
+    """Posterior predictive probabilities (N, classes): softmax for each draw of the weights, then their mean."""
+    draws = max(1, samples // method.members) if method.bayesian else 1  # of each member: as many in all
+    return tp.predict(network, images, draws, max_batch=250).mean(0)
+
+
+def _batches(total: int, budget: Budget, seed: int) -> list[Tensor]:
+    """Indices for every step: epochs in random order, no image left out of one."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(budget.batch_size, total)
+    needed = budget.steps * size
+    epochs = [torch.randperm(total, generator=generator) for _ in range(-(-needed // total))]
+    return list(torch.cat(epochs)[:needed].split(size))

@@ -1,0 +1,69 @@
+"""The comparison of latent spaces: resumed jobs, what may be reused, who wins."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+
+from experiments.latent_spaces import run as compare_latent_spaces
+from topoprior.topology.spectral import Fit
+
+
+def test_latent_spaces_are_compared_and_the_job_goes_on(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib")
+    two = {name: compare_latent_spaces.SPACES[name] for name in ("sphere", "plane")}
+    monkeypatch.setattr(compare_latent_spaces, "SPACES", two)
+    arguments = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--sets", "klein"]
+    small = ["--epochs", "1", "--kernels", "300"]
+    assert compare_latent_spaces.main([*arguments, *small, "--seeds", "1"]) == 0
+    first = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(first["runs"]) == len(compare_latent_spaces.SPACES)
+    assert compare_latent_spaces.main([*arguments, *small, "--seeds", "2"]) == 0
+    second = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(second["runs"]) == 2 * len(compare_latent_spaces.SPACES)
+    assert all(second["runs"][key] == run for key, run in first["runs"].items())  # not computed again
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Who wins where" in text
+    assert str(tmp_path) not in text
+    assert (tmp_path / "out" / "scores.png").stat().st_size > 1000
+
+
+def test_results_of_other_kernels_are_not_reused(tmp_path, monkeypatch):
+    """Another network under the same command: every number of its set is computed again, no other one."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(compare_latent_spaces, "SPACES", {"plane": compare_latent_spaces.SPACES["plane"]})
+
+    def compare(network, sets="klein,cnn-3x3"):
+        small = ["--epochs", "1", "--kernels", "300", "--seeds", "1", "--sets", sets]
+        folders = ["--data", str(tmp_path), "--output", str(tmp_path / "out"), "--network", str(network)]
+        assert compare_latent_spaces.main([*folders, *small]) == 0
+        return json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+
+    for name in ("a", "b"):
+        weights = {"conv.weight": torch.randn(20, 20, 3, 3)}
+        safetensors.torch.save_file(weights, tmp_path / f"{name}.safetensors")
+    first = compare(tmp_path / "a.safetensors")
+    assert compare(tmp_path / "a.safetensors") == first
+    second = compare(tmp_path / "b.safetensors")
+    assert second["klein/plane/0"] == first["klein/plane/0"]
+    assert second["cnn-3x3/plane/0"]["kernels"] != first["cnn-3x3/plane/0"]["kernels"]
+    assert second["cnn-3x3/plane/0"]["negative_elbo"] != first["cnn-3x3/plane/0"]["negative_elbo"]
+
+
+def test_the_mismatch_is_the_fits():
+    fit = Fit(torch.empty(0), residual=0.2, unexplained=0.1, torn=0.03, uncovered=0.05, energy=1.0)
+    numbers = {name: value for name, value in fit._asdict().items() if name != "latents"}
+    assert Fit.of(numbers).mismatch == fit.mismatch == pytest.approx(0.28)
+
+
+def test_the_best_space_and_what_is_not_told_from_it():
+    runs = {"a": [1.0, 1.1, 1.2], "b": [1.0, 1.3, 1.1], "c": [2.0, 2.1, 2.2]}
+    assert compare_latent_spaces.best_space(runs) == ("a", ["b"])
+
+
+def test_missing_data_is_one_line(tmp_path, capsys):
+    arguments = ["--data", str(tmp_path), "--output", str(tmp_path / "out")]
+    for name in ("patches-10", "dwp-7x7", "dwp-5x5", "cnn-3x3", "nothing"):
+        assert compare_latent_spaces.main([*arguments, "--sets", name]) == 2
+        assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,358 @@
+"""Functions of whole models. Oracles: passes one draw at a time, closed forms, torch.distributions."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.distributions import Categorical
+from torch.distributions import kl_divergence as torch_kl
+
+import topoprior as tp
+from topoprior.nn import inference
+
+X, Y = torch.zeros(2, 4), torch.zeros(2, dtype=torch.long)
+
+
+def small_net():
+    """A convolution of each kind of prior, what evaluation mode changes, a Bayesian last layer."""
+    return nn.Sequential(
+        tp.BayesConv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(),
+        tp.BayesConv2d(8, 6, 3, prior="gaussian", bias=False),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        tp.BayesLinear(6, 4),
+    )
+
+
+def plain_pass(net, x, draws, s):
+    """The network above, written out, with draw ``s`` of each of its three Bayesian layers."""
+    (w1, b1), (w2, _), (w3, b3) = draws
+    h = F.conv2d(x, w1[s], b1[s], padding=1)
+    h = F.relu(F.batch_norm(h, net[1].running_mean, net[1].running_var, net[1].weight, net[1].bias))
+    return F.linear(F.conv2d(h, w2[s]).mean((2, 3)), w3[s], b3[s])
+
+
+# --- predictions -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+def test_samples_are_plain_passes_with_the_same_draws(batch):
+    net, x = small_net().eval(), torch.randn(batch, 3, 8, 8)
+    net[1].running_mean.normal_()
+    torch.manual_seed(1)
+    outputs = tp.sample_outputs(net, x, 5)
+    torch.manual_seed(1)
+    draws = [net[i].draw_samples(5) for i in (0, 4, 7)]
+    expected = torch.stack([plain_pass(net, x, draws, s) for s in range(5)])
+    torch.testing.assert_close(outputs, expected)
+    torch.manual_seed(1)
+    for i in (0, 4, 7):
+        net[i].drawn = None
+    torch.testing.assert_close(tp.predict(net, x, 5), expected.softmax(-1))
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("drawn_weights", [1, 1500, 2**22])
+def test_draws_do_not_depend_on_max_batch_or_the_batch(monkeypatch, drawn_weights, antithetic):
+    """From one input a pass to everything at once, whether weights are drawn singly, in twos or all at once."""
+    monkeypatch.setattr(inference, "_DRAWN_WEIGHTS", drawn_weights)
+    net, x = small_net(), torch.randn(6, 3, 8, 8)
+
+    def sampled(x, max_batch):
+        torch.manual_seed(0)
+        return tp.predict(net, x, 8, max_batch=max_batch, antithetic=antithetic)
+
+    whole = sampled(x, 1000)
+    for max_batch in (None, 1, 4, 6, 13, 18):
+        torch.testing.assert_close(sampled(x, max_batch), whole)
+    torch.testing.assert_close(sampled(x[:2], None), whole[:, :2])
+    assert sampled(x[:0], None).shape == (8, 0, 4)
+
+
+@pytest.mark.parametrize("max_batch", [None, 2, 10])
+def test_no_pass_is_larger_than_max_batch(max_batch):
+    net, rows = small_net(), []
+    net[0].register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    tp.predict(net, torch.randn(3, 3, 8, 8), 30, max_batch=max_batch)
+    assert max(rows) <= (max_batch or 64)
+    assert sum(rows) == 90
+
+
+def test_weights_are_drawn_in_bounded_memory(monkeypatch):
+    net, counts = small_net(), []
+    weights = sum(net[i].weight_posterior.shape.numel() for i in (0, 4, 7))
+    monkeypatch.setattr(inference, "_DRAWN_WEIGHTS", 4 * weights)
+    draw = net[0].draw_samples
+    net[0].draw_samples = lambda count, **options: counts.append(count) or draw(count, **options)
+    tp.predict(net, torch.randn(3, 3, 8, 8), 10)
+    assert counts == [4, 4, 2]
+
+
+def test_moments_of_a_linear_layer():
+    """y = x W^T + b is normal, with mean and variance in closed form; 5 standard errors, 20,000 samples."""
+    layer, x, count = tp.BayesLinear(4, 3), torch.randn(5, 4), 20_000
+    w, b = layer.weight_posterior, layer.bias_posterior
+    with torch.no_grad():
+        y = tp.sample_outputs(layer, x, count)
+        mean = F.linear(x, w.mean(), b.mean())
+        variance = F.linear(x.square(), (2 * w.log_scale).exp(), (2 * b.log_scale).exp())
+    assert ((y.mean(0) - mean).abs() < 5 * (variance / count).sqrt()).all()
+    assert ((y.var(0) / variance - 1).abs() < 5 * math.sqrt(2 / count)).all()
+
+
+def test_antithetic_pairs_cancel_in_a_linear_layer():
+    layer, x = tp.BayesLinear(4, 3), torch.randn(5, 4)
+    with tp.posterior_mean(layer), torch.no_grad():
+        mean = layer(x)
+    torch.testing.assert_close(tp.sample_outputs(layer, x, 8, antithetic=True).mean(0), mean)
+    assert not torch.allclose(tp.sample_outputs(layer, x, 8).mean(0), mean)
+
+
+def test_classes_are_in_dimension_1():
+    net = nn.Sequential(tp.BayesConv2d(3, 5, 3, padding=1))
+    probabilities = tp.predict(net, torch.randn(2, 3, 6, 7), 4)
+    assert probabilities.shape == (4, 2, 5, 6, 7)
+    torch.testing.assert_close(probabilities.sum(2), torch.ones(4, 2, 6, 7))
+    assert tp.predictive_entropy(probabilities).shape == (2, 6, 7)
+
+
+def test_predict_leaves_no_trace():
+    """Modes, gradients and contexts are as before, after an error as well."""
+    net, x = small_net(), torch.randn(2, 3, 8, 8)
+    net[3].eval()
+
+    def state():
+        layers = [(layer.use_mean, layer.drawn) for layer in inference.bayes_layers(net)]
+        return [module.training for module in net.modules()], layers
+
+    before, statistics = state(), net[1].running_mean.clone()
+    assert not tp.predict(net, x, 4).requires_grad
+    assert state() == before
+    assert torch.equal(net[1].running_mean, statistics)
+    with pytest.raises(RuntimeError):
+        tp.predict(net, x[:, :2], 4)
+    assert state() == before
+
+
+def test_half_precision_networks_predict_in_float32():
+    net = nn.Sequential(tp.BayesLinear(4, 3)).bfloat16()
+    probabilities = tp.predict(net, torch.randn(5, 4, dtype=torch.bfloat16), 4)
+    assert probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(4, 5))
+
+
+def test_a_deterministic_model():
+    net, x = nn.Linear(4, 3), torch.randn(5, 4)
+    torch.testing.assert_close(tp.predict(net, x, 2), net(x).softmax(-1).detach().expand(2, 5, 3))
+
+
+def test_a_layer_used_twice_has_one_draw():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = tp.BayesLinear(4, 4)
+
+        def forward(self, x):
+            return self.layer(x) - self.layer(x)
+
+    assert (tp.sample_outputs(Twice(), torch.randn(3, 4), 5) == 0).all()
+
+
+# --- contexts --------------------------------------------------------------------------------
+
+
+def test_frozen_sample():
+    net, x = small_net().eval(), torch.randn(2, 3, 8, 8)
+    with tp.frozen_sample(net) as same:
+        assert same is net
+        first = net(x)
+        assert torch.equal(first, net(x))
+        torch.testing.assert_close(net(x[:1]), first[:1])
+        torch.testing.assert_close(tp.sample_outputs(net, x, 3), first.detach().expand(3, -1, -1))
+        first.sum().backward()
+    assert all(p.grad is not None for p in net[4].weight_posterior.parameters())
+    assert not torch.equal(first, net(x))
+    with tp.frozen_sample(net):
+        assert not torch.equal(first, net(x)), "another draw"
+
+
+def test_the_innermost_context_counts():
+    net, x = small_net().eval(), torch.randn(2, 3, 8, 8)
+    with tp.posterior_mean(net):
+        mean = net(x)
+        with tp.frozen_sample(net):
+            draw = net(x)
+            assert not torch.equal(draw, mean)
+            with tp.posterior_mean(net):
+                assert torch.equal(net(x), mean)
+            assert torch.equal(net(x), draw)
+        assert torch.equal(net(x), mean)
+        torch.testing.assert_close(tp.sample_outputs(net, x, 3), mean.detach().expand(3, -1, -1))
+    with pytest.raises(KeyError), tp.frozen_sample(net):
+        raise KeyError
+    assert not torch.equal(net(x), net(x))
+
+
+# --- uncertainty -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def probabilities():
+    """(samples, batch, classes), sharp and blunt, some of them exactly 0 and 1."""
+    p = (4 * torch.randn(7, 20, 5, dtype=torch.float64)).softmax(-1)
+    p[:, 0] = torch.eye(5, dtype=torch.float64)[torch.arange(7) % 5]
+    p[:, 1] = p[:1, 1]
+    p[:, 2] = torch.eye(5, dtype=torch.float64)[0]
+    return p
+
+
+def test_entropies_are_torchs(probabilities):
+    total, mean = tp.predictive_entropy(probabilities), tp.expected_entropy(probabilities)
+    torch.testing.assert_close(total, Categorical(probabilities.mean(0)).entropy())
+    torch.testing.assert_close(mean, Categorical(probabilities).entropy().mean(0))
+    assert total.shape == mean.shape == (20,)
+
+
+def test_mutual_information_is_the_mean_kl_to_the_mean(probabilities):
+    """I(y; w) = E_w KL(p(y | w) || p(y)), torch's; 0 where all draws agree, between 0 and log S."""
+    information = tp.mutual_information(probabilities)
+    mean = Categorical(probabilities.mean(0)).expand((7, 20))
+    torch.testing.assert_close(information, torch_kl(Categorical(probabilities), mean).mean(0))
+    assert (information >= 0).all()
+    assert (information <= math.log(7)).all()
+    assert information[1] < 1e-12
+    assert information[2] == 0
+
+
+def test_entropies_of_maps_and_of_half_precision(probabilities):
+    maps = probabilities.reshape(7, 5, 4, 5).movedim(-1, 2)  # (samples, batch, classes, positions)
+    for function in (tp.predictive_entropy, tp.expected_entropy, tp.mutual_information):
+        torch.testing.assert_close(function(maps), function(probabilities).reshape(5, 4))
+        assert function(probabilities.bfloat16()).dtype == torch.float32
+        assert torch.isfinite(function(probabilities.float())).all()
+
+
+# --- the loss --------------------------------------------------------------------------------
+
+
+def test_elbo_loss_by_hand():
+    """Mean NLL + T KL / N, the likelihood from torch.distributions."""
+    net = nn.Sequential(tp.BayesLinear(4, 8), nn.ReLU(), tp.BayesLinear(8, 3))
+    x, y = torch.randn(10, 4), torch.randint(3, (10,))
+    logits = net(x)
+    expected = -Categorical(logits=logits).log_prob(y).mean() + 0.3 * tp.kl_divergence(net) / 500
+    torch.testing.assert_close(tp.elbo_loss(logits, y, net, 500, 0.3), expected)
+    torch.testing.assert_close(tp.elbo_loss(logits, F.one_hot(y, 3).float(), net, 500, 0.3), expected)
+    soft = torch.rand(10, 3).softmax(-1)
+    cross = -(soft * logits.log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(tp.elbo_loss(logits, soft, net, 500, 0.0), cross)
+
+
+def test_batches_add_up_to_the_elbo_of_the_data():
+    """Summed over an epoch of equal batches the KL counts once: N times their mean is -ELBO."""
+    net, x, y = tp.BayesLinear(4, 3), torch.randn(60, 4), torch.randint(3, (60,))
+    with tp.frozen_sample(net):
+        losses = [tp.elbo_loss(net(a), b, net, 60) for a, b in zip(x.split(12), y.split(12), strict=True)]
+        log_likelihood = Categorical(logits=net(x)).log_prob(y).sum()
+    torch.testing.assert_close(60 * torch.stack(losses).mean(), tp.kl_divergence(net) - log_likelihood)
+
+
+def test_elbo_loss_sums_over_positions():
+    net, x, y = tp.BayesConv2d(3, 5, 3), torch.randn(4, 3, 6, 6), torch.randint(5, (4, 4, 4))
+    logits = net(x)
+    nll = -Categorical(logits=logits.movedim(1, -1)).log_prob(y).sum() / 4
+    torch.testing.assert_close(tp.elbo_loss(logits, y, net, 100), nll + tp.kl_divergence(net) / 100)
+    y[0] = -100
+    kept = -Categorical(logits=logits[1:].movedim(1, -1)).log_prob(y[1:]).sum() / 4
+    torch.testing.assert_close(tp.elbo_loss(logits, y, net, 100, 0), kept)
+
+
+def test_kl_per_layer():
+    net = small_net()
+    shared = nn.ModuleDict({"a": net, "b": net[0]})
+    kls = tp.kl_per_layer(shared)
+    assert list(kls) == ["a.0", "a.4", "a.7"]
+    torch.testing.assert_close(torch.stack(list(kls.values())).sum(), tp.kl_divergence(shared))
+    torch.testing.assert_close(kls["a.4"], net[4].kl())
+    assert tp.kl_per_layer(nn.Linear(2, 2)) == {}
+    assert tp.kl_divergence(nn.Linear(2, 2)) == 0
+
+
+class Pinned(tp.WeightPosterior):
+    """Nothing to learn, and no parameters: weights that are what they are."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = torch.Size(shape)
+
+    def reset_parameters(self):
+        pass
+
+    def rsample(self, sample_shape=(), *, antithetic=False):
+        return torch.ones(*sample_shape, *self.shape)
+
+    def mean(self):
+        return torch.ones(self.shape)
+
+    def kl(self):
+        return torch.tensor(2.5)
+
+    def project_(self, weight):
+        return torch.tensor(1.0)
+
+
+class PinnedPrior(tp.WeightPrior):
+    def posterior(self, shape, *, device=None, dtype=None):
+        return Pinned(shape)
+
+    def sample(self, shape):
+        return torch.ones(*shape)
+
+
+def test_a_posterior_without_parameters():
+    net = nn.Sequential(tp.BayesLinear(4, 3, bias=False, prior=PinnedPrior()), tp.BayesLinear(3, 3))
+    torch.testing.assert_close(tp.kl_divergence(net), 2.5 + net[1].kl())
+    assert tp.kl_divergence(net[0]) == 2.5
+    tp.elbo_loss(net(X), Y, net, 10).backward()
+    assert tp.predict(net, X, 3).shape == (3, 2, 3)
+    assert tp.summary(net).rows[0].kl == 2.5
+
+
+def test_a_shared_posterior_counts_once():
+    for prior in ("klein-3x3", "gaussian"):
+        net = nn.Sequential(tp.BayesConv2d(4, 4, 3, prior=prior), tp.BayesConv2d(4, 4, 3, prior=prior))
+        net[1].weight_posterior = net[0].weight_posterior
+        expected = net[0].weight_posterior.kl() + net[0].bias_posterior.kl() + net[1].bias_posterior.kl()
+        torch.testing.assert_close(tp.kl_divergence(net), expected)
+        kls = tp.kl_per_layer(net)
+        torch.testing.assert_close(kls["0"] + kls["1"], expected)
+        torch.testing.assert_close(kls["1"], net[1].bias_posterior.kl())
+        assert tp.summary(net).kl == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("start", [0.0, 0.2])
+def test_kl_warmup(schedule, start):
+    factors = [tp.kl_warmup(step, 10, start=start, schedule=schedule) for step in range(15)]
+    assert factors[0] == start
+    assert factors[5] == pytest.approx((1 + start) / 2)
+    assert factors[10:] == [1.0] * 5
+    assert all(a < b for a, b in zip(factors[:10], factors[1:11], strict=True))
+    quarter = {"linear": 0.3, "cosine": (1 - math.cos(0.3 * math.pi)) / 2}[schedule]
+    assert factors[3] == pytest.approx(start + (1 - start) * quarter)
+
+
+def test_the_page_on_inference_runs():
+    """Every code block of docs/inference.md, in order; it uses BLiTZ at its end."""
+    pytest.importorskip("blitz")
+    page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) > 5
+    exec("\n".join(blocks), {"__name__": "page"})

@@ -1,0 +1,311 @@
+"""Priors: one table, every law.
+
+The KL of each family against oracles: test_prior_divergences.py. Shipped decoders: test_shipped_priors.py.
+Empirical Bayes: test_empirical_bayes.py.
+"""
+
+import copy
+import io
+import math
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import topoprior as tp
+from topoprior.priors.registry import prior_names, priors_serving
+
+BUILT_IN = prior_names()
+PRIORS = {
+    **{name: name for name in BUILT_IN},
+    "gaussian, scale .3": tp.Gaussian(0.3),
+    "student-t, 9 degrees": tp.StudentT(df=9, gain=1.0),
+    "student-t, Cauchy": tp.StudentT(0.1, df=1),
+    "scale-mixture, mild": tp.ScaleMixture(pi=0.2, ratio=0.5),
+    "log-uniform, short": tp.LogUniform(ratio=0.1),
+    "correlated-gaussian, far": tp.CorrelatedGaussian(lengthscale=4.0, gain=1.0),
+    "klein-3x3, residual": tp.DecoderPrior.from_pretrained("klein-3x3", residual_fraction=0.3),
+    "euclidean-3x3, no mean part": tp.EuclideanDecoderPrior.from_pretrained(
+        "euclidean-3x3", mean_fraction=0.0
+    ),
+}
+SHAPES = [(4, 3, 5), (4, 3, 3, 3), (2, 3, 5, 5), (2, 3, 7, 7), (2, 3, 3, 3, 3), (6, 1, 3, 3), (4, 7)]
+HEAVY = ("student-t", "student-t, Cauchy")  # no fourth moment: nothing to test a second moment with
+
+
+@pytest.fixture(params=PRIORS, ids=str)
+def prior(request):
+    return tp.get_prior(PRIORS[request.param])
+
+
+def posteriors(prior):
+    return [prior.posterior(shape) for shape in SHAPES if prior.serves(shape)]
+
+
+def one_posterior(prior, *, channels=(4, 3), **options):
+    return prior.posterior((*channels, *getattr(prior, "kernel_size", (3, 3))), **options)
+
+
+def disturb(posterior, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in posterior.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator).to(parameter)
+    return posterior
+
+
+def test_every_name_is_documented():
+    page = (Path(tp.__file__).parents[1] / "docs" / "priors.md").read_text(encoding="utf-8")
+    assert [name for name in BUILT_IN if f"| `{name}`" not in page and f", `{name}`" not in page] == []
+    assert {"gaussian", "klein-3x3", "klein-fixed", "klein-natural-3x3"} <= set(BUILT_IN)
+
+
+def test_shapes(prior):
+    assert posteriors(prior), "every prior serves some shape of the table"
+    for posterior in posteriors(prior):
+        shape = posterior.shape
+        assert prior.sample(shape).shape == shape
+        assert posterior.mean().shape == posterior().shape == shape
+        assert posterior.rsample((5, 2)).shape == (5, 2, *shape)
+        assert posterior.kl().shape == ()
+        assert posterior.kl() >= 0
+        assert posterior.kl_kind in ("exact", "bound", "approximation")
+
+
+def test_shapes_that_are_not_served_are_named(prior):
+    for shape in SHAPES:
+        if not prior.serves(shape):
+            with pytest.raises(ValueError, match="priors that fit: .*gaussian"):
+                prior.posterior(shape)
+            with pytest.raises(ValueError, match="kernel"):
+                prior.sample(shape)
+
+
+def test_what_serves_a_linear_layer():
+    linear = {"gaussian", "laplace", "log-uniform", "scale-mixture", "student-t"}
+    assert set(priors_serving((4, 7))) & set(BUILT_IN) == linear
+
+
+def test_antithetic(prior):
+    posterior = one_posterior(prior)
+    draws = posterior.rsample((4, 2), antithetic=True)
+    assert draws.shape == (4, 2, *posterior.shape)
+    if isinstance(posterior, tp.MeanFieldPosterior):
+        torch.testing.assert_close(
+            (draws[:2] + draws[2:]) / 2, posterior.mean().expand(2, 2, *posterior.shape)
+        )
+    assert not torch.equal(draws[0], draws[1])
+    for shape in ((3,), ()):
+        with pytest.raises(ValueError, match="even"):
+            posterior.rsample(shape, antithetic=True)
+
+
+def test_mean_is_the_mean_of_the_draws(prior):
+    """5 standard errors of 20,000 draws: false alarm 6e-7 a weight."""
+    posterior = one_posterior(prior, channels=(2, 2))
+    with torch.no_grad():
+        draws = posterior.rsample((20_000,))
+        error = (draws.mean(0) - posterior.mean()).abs() / (draws.std(0) / math.sqrt(len(draws)))
+    assert error.max() < 5
+
+
+def test_draws_have_the_promised_energy(prior, request):
+    """E|w_oi|^2 = gain^2 / in, within 5 standard errors over 16,000 kernels: false alarm 6e-7."""
+    if request.node.callspec.params["prior"] in HEAVY:
+        pytest.skip("no fourth moment; test_draws_follow_the_density covers it")
+    kernel = getattr(prior, "kernel_size", (3, 3))
+    energy = prior.sample((400, 40, *kernel)).flatten(2).square().sum(-1).flatten()
+    scale = getattr(prior, "scale", None)
+    expected = math.prod(kernel) * scale**2 if scale else prior.gain**2 / 40
+    assert abs(energy.mean() - expected) < 5 * energy.std() / math.sqrt(len(energy))
+
+
+def test_posterior_starts_around_a_draw(prior):
+    """Median energies of 2,048 kernels within 20 percent."""
+    posterior = one_posterior(prior, channels=(64, 32))
+    with torch.no_grad():
+        start, draw = (
+            w.flatten(2).square().sum(-1).median() for w in (posterior(), prior.sample(posterior.shape))
+        )
+    assert 0.8 < start / draw < 1.25
+
+
+def test_every_parameter_gets_a_finite_gradient(prior):
+    posterior = one_posterior(prior)
+    (posterior().square().sum() + posterior.kl()).backward()
+    for name, parameter in posterior.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_project_reaches_what_the_prior_can_represent(prior):
+    posterior = one_posterior(prior, channels=(8, 4))
+    # Fixed filters represent what is on them, and each posterior has filters of its own.
+    weight = posterior().detach() if isinstance(prior, tp.FixedKernels) else prior.sample(posterior.shape)
+    residual = posterior.project_(weight)
+    assert residual.shape == ()
+    full_support = isinstance(prior, tp.MeanFieldPrior) or getattr(prior, "residual_fraction", 0) > 0
+    assert residual < (1e-5 if full_support else 0.05)
+    left = (weight - posterior.mean()).norm() / weight.norm()
+    torch.testing.assert_close(left, residual, atol=1e-4, rtol=1e-3)
+    noise = torch.randn(posterior.shape)
+    assert posterior.project_(noise) < (1e-5 if full_support else 1)
+    with pytest.raises(ValueError, match="weight: expected shape"):
+        posterior.project_(noise[0])
+
+
+def test_copies_pickles_and_state_dicts(prior):
+    posterior = disturb(one_posterior(prior))
+    buffer = io.BytesIO()
+    torch.save(posterior.state_dict(), buffer)
+    buffer.seek(0)
+    loaded = one_posterior(prior)
+    loaded.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
+    for same in (copy.deepcopy(posterior), pickle.loads(pickle.dumps(posterior)), loaded):
+        assert torch.equal(same.mean(), posterior.mean())
+        assert torch.equal(same.kl(), posterior.kl())
+
+
+def test_autocast_leaves_the_kl_alone(prior):
+    posterior = disturb(one_posterior(prior))
+    parameters = list(posterior.parameters())
+    expected = posterior.kl()
+    with torch.autocast("cpu", torch.bfloat16):
+        kl = posterior.kl()
+    assert kl.dtype == torch.float32
+    assert torch.equal(kl, expected)
+    for found, wanted in zip(
+        torch.autograd.grad(kl, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
+        assert torch.equal(found, wanted)
+
+
+def test_kl_past_the_largest_float16(prior):
+    """4,096 kernels at 300 prior stds: Gaussian KLs are some 1e8 nats, and finite."""
+    posterior = one_posterior(prior, channels=(64, 64), dtype=torch.float16)
+    with torch.no_grad():
+        for name, parameter in posterior.named_parameters():
+            if name.endswith("loc"):
+                parameter.mul_(300).clamp_(-6e4, 6e4)
+    kl = posterior.kl()
+    assert torch.isfinite(kl)
+    torch.testing.assert_close(kl.double(), copy.deepcopy(posterior).double().kl(), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_dtypes(dtype, prior):
+    posterior = one_posterior(prior, channels=(16, 8), dtype=dtype)
+    assert posterior.rsample((2,)).dtype == posterior.mean().dtype == dtype
+    in_double = copy.deepcopy(posterior).double()
+    torch.testing.assert_close(posterior.kl().double(), in_double.kl(), rtol=0.03, atol=0)
+    assert posterior.float()().dtype == torch.float32
+
+
+def test_default_dtype_float64(prior):
+    torch.set_default_dtype(torch.float64)
+    try:
+        posterior = one_posterior(prior)
+        assert posterior().dtype == posterior.mean().dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.slow
+def test_compile_fullgraph(prior):
+    torch._dynamo.reset()  # the cases share one line of code, and its limit of compilations
+    posterior = disturb(one_posterior(prior))
+    step = torch.compile(
+        lambda: (posterior.rsample().sum(), posterior.mean(), posterior.kl()), fullgraph=True
+    )
+    _, mean, kl = step()
+    torch.testing.assert_close((mean, kl), (posterior.mean(), posterior.kl()))
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tp.Gaussian(-1.0), "scale: expected a positive number, found -1"),
+        (lambda: tp.Laplace(gain=0.0), "gain"),
+        (lambda: tp.Laplace(init_scale=math.nan), "init_scale"),
+        (lambda: tp.StudentT(df=0), "df"),
+        (lambda: tp.StudentT(df=2.0), "scale: StudentT has no variance"),
+        (lambda: tp.StudentT(num_nodes=0), "num_nodes"),
+        (lambda: tp.ScaleMixture(pi=1.0), r"pi: expected a number in \(0, 1\), found 1"),
+        (lambda: tp.ScaleMixture(ratio=1.5), "ratio"),
+        (lambda: tp.LogUniform(ratio=1.0), "ratio"),
+        (lambda: tp.LogUniform(empirical_bayes=True), "empirical_bayes: expected False"),
+        (lambda: tp.CorrelatedGaussian(lengthscale=0.0), "lengthscale"),
+        (lambda: tp.CorrelatedGaussian().posterior((4, 3, 1, 1)), "at least 2, found .*4, 3, 1, 1"),
+        (lambda: tp.EuclideanDecoderPrior.from_pretrained("klein-3x3"), "euclidean-3x3"),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tp.Gaussian("0.3"), "scale: expected a number, found '0.3'"),
+        (lambda: tp.Gaussian(True), "scale: expected a number, found True"),
+        (lambda: tp.Gaussian(torch.ones(2)), "scale: expected a number, found tensor"),
+        (lambda: tp.Laplace(gain="2"), "gain: expected a number, found '2'"),
+        (lambda: tp.StudentT(df=None), "df: expected a number, found None"),
+        (lambda: tp.ScaleMixture(pi="0.5"), "pi: expected a number, found '0.5'"),
+        (lambda: tp.Gaussian(num_nodes=2.5), "num_nodes: expected an int, found 2.5"),
+        (
+            lambda: tp.DecoderPrior.from_pretrained("klein-3x3", mean_fraction="0.1"),
+            "mean_fraction: .* '0.1'",
+        ),
+        (lambda: tp.DecoderPrior.from_pretrained("klein-3x3", gain=[1]), r"gain: .* found \[1\]"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("name", "factory", "error", "message"),
+    [
+        ("x", tp.Gaussian(), TypeError, "factory: expected a function or class .* found Gaussian"),
+        ("x", None, TypeError, "factory: .* found NoneType"),
+        (3, tp.Gaussian, TypeError, "name: expected a string, found int"),
+        ("", tp.Gaussian, ValueError, "name: .* found ''"),
+    ],
+)
+def test_what_cannot_be_registered(name, factory, error, message):
+    with pytest.raises(error, match=message):
+        tp.register_prior(name, factory)
+    assert prior_names() == [n for n in prior_names() if n not in ("x", "")]
+
+
+# --- the package ----------------------------------------------------------------------------------
+
+
+def test_import_reads_no_weights():
+    code = (
+        "import sys; seen = []\n"
+        "sys.addaudithook(lambda e, a: seen.append(a[0]) if e == 'open' else None)\n"
+        "import topoprior; print([s for s in seen if str(s).endswith('.safetensors')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_documentation_runs():
+    """Every Python block of docs/priors.md, in order, in one namespace."""
+    text = (Path(tp.__file__).parents[1] / "docs" / "priors.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "docs/priors.md", "exec"), namespace)
+    assert len(blocks) >= 3

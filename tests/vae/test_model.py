@@ -1,0 +1,354 @@
+"""CoveringVAE: continuous across seams, a true ELBO, the right homotopy class, a reusable decoder."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+import topoprior as tp
+from topoprior.kernels.klein import klein_kernels, sample_klein_kernels
+from topoprior.topology.features import low_harmonics, spectral_features
+from topoprior.topology.spectral import extend, fit_covering, graph_eigenvectors, warm_start
+from topoprior.utils.files import CheckpointError
+from topoprior.vae.training import fit, negative_elbo
+
+K = tp.KleinBottle()
+
+
+def random_vae(space=K, **options):
+    return tp.CoveringVAE(space, (3, 3), encoder_hidden=(16,), decoder_hidden=(16,), **options)
+
+
+def flat_z3():
+    turn = torch.tensor(
+        [[-0.5, -math.sqrt(0.75), 0], [math.sqrt(0.75), -0.5, 0], [0, 0, 1]], dtype=torch.float64
+    )
+    lattice = [[1, -0.5, 0], [0, math.sqrt(0.75), 0], [0, 0, 1]]
+    return tp.FlatManifold(lattice, [(turn, [0, 0, 1 / 3]), (turn @ turn, [0, 0, 2 / 3])])
+
+
+SPACES = {
+    "klein": K,
+    "torus": tp.Torus(2),
+    "circle": tp.Circle(),
+    "euclidean": tp.Euclidean(2),
+    "moebius": tp.MoebiusBand(),
+    "cylinder": tp.Cylinder(),
+    "Z/3": flat_z3(),
+    "sphere": tp.Sphere(2),
+    "projective plane": tp.RealProjectiveSpace(2),
+    "rotations": tp.RotationGroup(),
+    "lens space": tp.LensSpace(3, 1),
+}
+COMPACT = {name: space for name, space in SPACES.items() if math.isfinite(space.volume)}
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_a_training_step_on_every_space(space, likelihood):
+    vae = random_vae(space, likelihood=likelihood)
+    x = torch.rand(6, 3, 3)
+    elbo = vae.elbo(x, num_samples=2)
+    assert elbo.value.shape == (6,)
+    assert (elbo.kl >= 0).all()
+    (-elbo.value.mean()).backward()
+    for name, parameter in vae.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+    assert vae.sample(4).shape == (4, 3, 3)
+
+
+@pytest.mark.parametrize("space", COMPACT.values(), ids=COMPACT)
+def test_decoding_any_lift_agrees(space):
+    vae = random_vae(space).double()
+    x = space.sample_uniform(torch.Size([20]), torch.float64, torch.device("cpu"))
+    lifts = space.lifts(x, 1.0)
+    gap = vae.decode(lifts) - vae.decode(x).unsqueeze(1)
+    assert gap.abs().max() < 1e-10
+
+
+def test_a_path_across_the_seam_decodes_to_a_continuous_path():
+    vae = random_vae().double()
+    u = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    path = torch.stack([u, 0.1 + 0 * u], -1)  # from (0, .1) once round to (1, .1) ~ (0, -.1)
+    path = torch.cat([path, torch.stack([0 * u, -0.1 + 0.2 * u], -1)])  # and back to (0, .1)
+    images = vae.decode(K.project(path))  # canonical lifts jump at the seam; images must not
+    steps = (images.roll(-1, 0) - images).flatten(1).norm(dim=1)
+    assert steps.max() < 20 * steps.median()
+    assert (K.project(path).diff(dim=0).norm(dim=1) > 0.5).any(), "the path does cross the seam"
+
+
+@pytest.mark.parametrize("scale", ["diagonal", "full"])
+def test_the_posterior_is_continuous_where_the_retraction_changes_sheet(scale):
+    """Turn the encoder's features once round b: the lift jumps by a deck move, the law must not."""
+    vae = random_vae(scale=scale, init_scale=0.1).double()
+    features = K.embed(torch.stack([torch.linspace(0, 2, 4001), torch.full((4001,), 0.15)], -1).double())
+    twists = vae.posterior.outputs - 2
+    raw = torch.cat([torch.zeros(4001, 2), torch.full((4001, twists), 0.7)], 1).double()
+    outputs = (features, raw)
+    vae._encoder_outputs = lambda x: outputs
+    q = vae.encode(torch.zeros(1))
+    assert (q.loc.diff(dim=0).norm(dim=1) > 0.3).any(), "the lift does jump"
+    density = q.log_prob(torch.tensor([0.4, 0.2], dtype=torch.float64)).exp()
+    assert density.diff().abs().max() < 1e-2 * density.max()
+
+
+def test_likelihoods_are_torchs():
+    x = torch.rand(5, 3, 3)
+    z = K.sample_uniform(torch.Size([5]), torch.float32, torch.device("cpu"))
+    vae = random_vae()
+    expected = Bernoulli(logits=vae.decode(z), validate_args=False).log_prob(x).sum((1, 2))
+    torch.testing.assert_close(vae.log_likelihood(x, z), expected)
+    vae = random_vae(likelihood="gaussian", init_noise=0.3)
+    expected = Normal(vae.decode(z), 0.3).log_prob(x).sum((1, 2))
+    torch.testing.assert_close(vae.log_likelihood(x, z), expected)
+
+
+@pytest.mark.parametrize("name", ["klein", "sphere", "projective plane"])
+def test_elbo_is_below_the_evidence(name):
+    """log p(x) by quadrature (a grid of 40,000 points, or as many random ones) above the mean of 4,000 draws."""
+    space = SPACES[name]
+    vae = random_vae(space, likelihood="gaussian", init_noise=0.5, init_scale=0.1)
+    x = torch.rand(4, 3, 3)
+    line = (torch.arange(200) + 0.5) / 200
+    grid = torch.cartesian_prod(line, line)
+    if name != "klein":
+        grid = space.sample_uniform(torch.Size([len(grid)]), torch.float32, torch.device("cpu"))
+    with torch.no_grad():
+        evidence = vae.log_likelihood(x.unsqueeze(1), grid).logsumexp(1) - math.log(len(grid))
+        elbo = vae.elbo(x, num_samples=4000).value
+    assert (elbo < evidence).all()
+    assert (elbo > evidence - 20).all()
+
+
+def test_the_likelihood_under_transformations():
+    """Where values cannot be read, in vmap and compilation, they are not checked."""
+    vae = tp.CoveringVAE(tp.KleinBottle(), (2, 2), encoder_hidden=(4,), decoder_hidden=(4,))
+    x, z = torch.rand(3, 2, 2), torch.rand(3, 2)
+    expected = vae.log_likelihood(x, z)
+    torch.testing.assert_close(torch.func.vmap(vae.log_likelihood)(x, z), expected)
+    compiled = torch.compile(vae.log_likelihood, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, z), expected)
+    with pytest.raises(ValueError, match="x: expected values in"):
+        vae.log_likelihood(x + 1, z)
+
+
+def test_kl_with_open_directions():
+    """On the cylinder, a product: against the exact KL of the parts. On the band, not below it."""
+    scale = torch.tensor([0.2, 0.7])
+    vae = random_vae(tp.Cylinder(), prior_scale=0.5)
+    q = tp.WrappedNormal(tp.Cylinder(), torch.tensor([0.3, -0.4]), scale)
+    expected = tp.kappa(scale[0]) + kl_divergence(Normal(-0.4, 0.7), Normal(0.0, 0.5))
+    torch.testing.assert_close(vae.posterior.kl(q, scale), expected)
+    draws = q.sample((200_000,))
+    # False alarms: 4 standard errors.
+    samples = q.log_prob(draws) - vae.prior.log_prob(draws)
+    assert abs(samples.mean() - expected) < 4 * samples.std() / len(draws) ** 0.5
+    vae = random_vae(tp.MoebiusBand(), prior_scale=0.5)
+    q = tp.WrappedNormal(tp.MoebiusBand(), torch.tensor([0.3, -0.4]), scale)
+    draws = q.sample((200_000,))
+    exact = (q.log_prob(draws) - vae.prior.log_prob(draws)).mean()
+    bound = vae.posterior.kl(q, scale)
+    assert -0.01 < bound - exact < math.log(2) + 0.01
+
+
+def test_scale_is_shared_where_the_holonomy_mixes_coordinates():
+    scale = random_vae(SPACES["Z/3"]).encode(torch.rand(3, 3, 3)).scale
+    torch.testing.assert_close(scale[:, 0], scale[:, 1])
+    assert not torch.allclose(scale[:, 0], scale[:, 2])
+    with pytest.raises(ValueError, match="reflections"):
+        random_vae(SPACES["Z/3"], scale="full")
+
+
+def test_graph_eigenvectors_of_a_circle_are_its_harmonics():
+    angle = 2 * math.pi * torch.arange(400).double() / 400
+    psi = graph_eigenvectors(torch.stack([angle.cos(), angle.sin()], 1), 2)
+    wave = math.sqrt(2) * torch.stack([angle.cos(), angle.sin()], 1)
+    overlap = psi.T @ wave / 400
+    torch.testing.assert_close(overlap @ overlap.T, torch.eye(2).double(), atol=1e-3, rtol=0)
+
+
+def test_warm_start_finds_the_klein_bottle():
+    """On Klein kernels, whose metric is far from flat: distances of latents follow the true ones."""
+    kernels, points = sample_klein_kernels(1000)
+    start = warm_start(kernels, K, landmarks=1000)
+    assert start.fit.mismatch < 0.2
+    some, truth = start.latents[:300], points[start.rows[:300]]
+    found = K.distance(some[:, None], some[None]).flatten()
+    true = K.distance(truth[:, None], truth[None]).flatten()
+    assert torch.corrcoef(torch.stack([found, true]))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", ["circle", "torus", "klein", "sphere", "projective plane", "rotations"])
+def test_spectral_features_are_uncorrelated_and_invariant(name):
+    space = COMPACT[name]
+    known = spectral_features(space)
+    assert known.num == {"circle": 2, "torus": 4, "sphere": 3, "rotations": 9}.get(name, 5)
+    x = known.sample(20_000)
+    values = known.features(x)
+    # Standard errors are below 2 / sqrt(20,000) = .014, and those of the scaling as large.
+    torch.testing.assert_close(values.T @ values / len(x), torch.eye(known.num).double(), atol=0.1, rtol=0)
+    moved = space.lifts(x[:100], 1.0)[:, -1]
+    torch.testing.assert_close(known.features(moved), values[:100])
+
+
+def test_low_harmonics_of_the_projective_plane_are_orthonormal():
+    harmonics = low_harmonics(SPACES["projective plane"], 10)
+    x = tp.Sphere(2).sample_uniform(torch.Size([100_000]), torch.float64, torch.device("cpu"))
+    values = harmonics(x)
+    torch.testing.assert_close(values.T @ values / len(x), torch.eye(14).double(), atol=0.05, rtol=0)
+    assert values.mean(0).abs().max() < 0.02  # standard error .003
+
+
+def test_a_wrong_space_does_not_fit():
+    """Points of a square do not fit the circle, points of a circle do: the numbers say so, and which."""
+    square = graph_eigenvectors(torch.rand(600, 2), 8).float()
+    angle = 2 * math.pi * torch.rand(600)
+    circle = graph_eigenvectors(torch.stack([angle.cos(), angle.sin()], 1), 8).float()
+    assert fit_covering(square, tp.Circle(), rounds=1).mismatch > 0.3
+    assert fit_covering(circle, tp.Circle(), rounds=1).mismatch < 0.1
+    x = torch.rand(600, 2)
+    torus = graph_eigenvectors(tp.Torus(2).embed(x), 8)
+    wrong = fit_covering(torus, tp.Circle(), rounds=1)
+    assert wrong.residual < 0.1, "a torus does map to the circle,"
+    assert wrong.unexplained > 0.3, "but points of the circle do not tell its points apart"
+    empty = fit_covering(circle, tp.Euclidean(2), rounds=1)
+    assert empty.uncovered > 0.2, "a circle is part of the plane, and leaves most of it empty"
+
+
+def test_latents_extend_to_other_data():
+    x = torch.rand(1500, 1)
+    start = warm_start(tp.Circle().embed(x), tp.Circle(), landmarks=500)
+    more = extend(tp.Circle().embed(x), start, tp.Circle(), 400)
+    assert more.latents.shape == (900, 1)
+    turned = torch.cat([more.latents - x[more.rows], more.latents + x[more.rows]], 1) * 2 * math.pi
+    spread = 1 - (turned.cos().mean(0).square() + turned.sin().mean(0).square()).sqrt()
+    assert spread.min() < 0.01, "a rotation or a reflection of the true angles"
+
+
+def test_training_restores_the_best_state_and_improves():
+    kernels, _ = sample_klein_kernels(1200)
+    vae = tp.CoveringVAE(K, (3, 3), encoder_hidden=(64,), decoder_hidden=(), likelihood="gaussian")
+    before = negative_elbo(vae, kernels[:200])
+    history = fit(
+        vae, kernels[200:], validation=kernels[:200], epochs=8, learning_rate=3e-3, progress=False
+    )
+    after = negative_elbo(vae, kernels[:200])
+    assert len(history.train) == len(history.validation) == 8
+    assert after < before - 10
+    assert after < min(history.validation) + 1
+
+
+def small_training(path, epochs, interrupt=None, **options):
+    """Eight epochs on points of a circle, or killed after ``interrupt`` of them."""
+    torch.manual_seed(5)
+    x = torch.cat([tp.Circle().embed(torch.rand(200, 1)), torch.randn(200, 1) / 10], 1)
+    vae = tp.CoveringVAE(tp.Circle(), (3,), encoder_hidden=(8,), decoder_hidden=(), likelihood="gaussian")
+    if interrupt is not None:
+        calls = iter(range(interrupt))
+
+        def killed(*args, **kwargs):
+            next(calls)
+            return elbo(*args, **kwargs)
+
+        elbo, vae.elbo_and_draws = vae.elbo_and_draws, killed
+    options = {"warm": False, "seed": 3, "progress": False, "checkpoint": path, **options}
+    history = fit(vae, x[:150], validation=x[150:], epochs=epochs, batch_size=50, **options)
+    return vae, history
+
+
+def test_a_killed_training_resumes_to_the_same_numbers(tmp_path):
+    whole, expected = small_training(None, 8)
+    with pytest.raises(StopIteration):
+        small_training(tmp_path / "run.pt", 8, interrupt=13)  # in the fifth epoch, of three steps each
+    resumed, found = small_training(tmp_path / "run.pt", 8)
+    assert found == expected
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    again, same = small_training(tmp_path / "run.pt", 8)
+    assert same == expected
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    small_training(tmp_path / "run.pt", 2)
+    with pytest.raises(ValueError, match="epochs"):
+        small_training(tmp_path / "run.pt", 3)
+    with pytest.raises(ValueError, match="coverage"):
+        small_training(tmp_path / "run.pt", 2, coverage=1.0)
+    (tmp_path / "run.pt").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="damaged"):
+        small_training(tmp_path / "run.pt", 2)
+
+
+def test_a_checkpoint_of_another_model_or_other_data_is_refused(tmp_path):
+    """Each differs in one thing, and the message says in which; the sum of permuted data is the same."""
+
+    def train(x, held_out, hidden=(8,), **options):
+        torch.manual_seed(5)
+        vae = tp.CoveringVAE(tp.Circle(), (3,), encoder_hidden=hidden, decoder_hidden=(), **options)
+        quick = {"epochs": 1, "warm": False, "progress": False, "checkpoint": tmp_path / "run.pt"}
+        return fit(vae, x, validation=held_out, **quick)
+
+    x = torch.rand(60, 3)
+    history = train(x[:50], x[50:])
+    assert train(x[:50], x[50:]) == history
+    for message, arguments in {
+        "with x =": (x[:50].flip(0), x[50:]),
+        "with validation =": (x[:50], x[50:].flip(0)),
+        "with validation = .* this one has 'none'": (x[:50], None),
+        "another architecture, encoder.0.weight": (x[:50], x[50:], (9,)),
+        "another architecture, encoder.2.weight": (x[:50], x[50:], (8, 8)),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            train(*arguments)
+    with pytest.raises(ValueError, match="likelihood = 'bernoulli', this one has 'gaussian'"):
+        train(x[:50], x[50:], likelihood="gaussian")
+    with pytest.raises(ValueError, match="another architecture, decoder.0.weight"):
+        train(x[:50], x[50:], num_harmonics=4)
+    (tmp_path / "run.pt").unlink()
+    train(x[:50], x[50:], (3, 3))  # as wide as the input and the output
+    with pytest.raises(ValueError, match="another architecture, with encoder.4.bias"):
+        train(x[:50], x[50:], (3,))
+
+
+def test_early_stopping():
+    _, history = small_training(None, 30, patience=1, learning_rate=1e-9)
+    assert len(history.validation) < 30
+    assert history.validation[-1] >= min(history.validation)
+
+
+def test_bfloat16_training_keeps_float32_parameters():
+    vae, history = small_training(None, 4, precision=torch.bfloat16)
+    assert all(p.dtype == torch.float32 for p in vae.parameters())
+    assert vae.precision is None
+    _, expected = small_training(None, 4)
+    assert history.validation[-1] == pytest.approx(expected.validation[-1], rel=0.2)
+
+
+def test_distilled_decoder_reproduces_a_network():
+    """A small MLP on harmonics, distilled: the residual falls with the number of harmonics."""
+    vae = random_vae(num_harmonics=8)
+    z = K.sample_uniform(torch.Size([500]), torch.float32, torch.device("cpu"))
+    errors = []
+    for num in (10, 40, 160):
+        prior = tp.DecoderPrior.from_decoder(vae.decode, K, (3, 3), num_harmonics=num, tolerance=0.0)
+        with torch.no_grad():
+            target, found = vae.decode(z), prior.decode(z)
+            found = found * (target * found).sum() / found.square().sum()
+            errors.append(((found - target).norm() / target.norm()).item())
+    assert errors[0] > errors[2]
+    assert errors[2] < 1e-3
+
+
+def test_analytic_kernels():
+    points = torch.rand(50, 2, dtype=torch.float64)
+    other = torch.stack([points[:, 0] + 1, -points[:, 1]], 1)
+    torch.testing.assert_close(klein_kernels(points, 5), klein_kernels(other, 5))
+    line = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
+    energy = klein_kernels(torch.cartesian_prod(line, line)).square().sum((1, 2)).mean()
+    assert energy.item() == pytest.approx(1)
+    # theta1 = 0: t = x; theta2 = 0: 2 t^2 - 1 = (1, -1, 1) along every row
+    ridge = klein_kernels(torch.zeros(2))
+    torch.testing.assert_close(ridge / ridge[0, 0], torch.tensor([[1.0, -1.0, 1.0]] * 3))
+    with pytest.raises(ValueError, match="size"):
+        klein_kernels(points, 1)

@@ -1,0 +1,74 @@
+"""The uniform law of a compact space."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from topoprior.spaces.covering import Covering
+
+
+class UniformOn(Distribution):
+    """The uniform law of a compact space: density 1 / volume.
+
+    Args:
+        covering: any compact :class:`~topoprior.spaces.covering.Covering`.
+        dtype, device: of samples; default torch's defaults (of the device: at the time of sampling).
+
+    Raises:
+        ValueError: the space is not compact.
+
+    Example:
+        >>> import topoprior as tp
+        >>> p = UniformOn(tp.KleinBottle())
+        >>> p.log_prob(p.sample((3,)))
+        tensor([-0., -0., -0.])
+    """
+
+    has_rsample = True
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real_vector
+
+    def __init__(
+        self,
+        covering: Covering,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if not isinstance(covering, Covering):
+            raise TypeError(f"covering: expected a Covering, found {type(covering).__name__}")
+        if not math.isfinite(covering.volume):
+            raise ValueError(f"covering: {covering!r} is not compact: it carries no uniform distribution")
+        self.covering = covering
+        self.dtype = dtype or torch.get_default_dtype()
+        # Not asked for here: torch.get_default_device() cannot be compiled.
+        self.device = None if device is None else torch.device(device)
+        event = torch.Size([covering.cover_dim])
+        super().__init__(torch.Size(), event, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> UniformOn:
+        new = self._get_checked_instance(UniformOn, _instance)
+        new.covering, new.dtype, new.device = self.covering, self.dtype, self.device
+        super(UniformOn, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        shape = torch.Size(sample_shape) + self.batch_shape
+        return self.covering.sample_uniform(shape, self.dtype, self.device)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        return value.new_full(shape, -math.log(self.covering.volume))
+
+    def entropy(self) -> Tensor:
+        return torch.full(
+            self.batch_shape, math.log(self.covering.volume), dtype=self.dtype, device=self.device
+        )

@@ -1,0 +1,194 @@
+"""Patches of natural images on the sphere of unit contrast, by the published pipeline.
+
+Lee, Pedersen, Mumford 2003 (The nonlinear statistics of high-contrast patches in natural images) and
+Carlsson, Ishkhanov, de Silva, Zomorodian 2008 (On the local behavior of spaces of natural images):
+logarithms of intensities, mean taken away, the high-contrast patches kept and divided by their
+contrast, those in dense regions kept. What is left of 3x3 patches lies near a Klein bottle.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from topoprior.kernels.contrast import _check_fraction, contrast, from_dct, normalized_patches
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp")
+_CHUNK = 1 << 24  # distances at a time
+_LEAST = 100  # patches
+
+
+def extract_patches(
+    image: Tensor, size: int = 3, num: int = 5000, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Patches of an image (H, W) at ``num`` random places, all different, or all there are, (N, k, k)."""
+    if image.dim() != 2 or min(image.shape) < size:
+        raise ValueError(
+            f"image: expected shape (H, W), at least {size} a side, found {tuple(image.shape)}"
+        )
+    windows = image.unfold(0, size, 1).unfold(1, size, 1).flatten(0, 1)
+    return windows[torch.randperm(len(windows), generator=generator)[:num].sort().values]
+
+
+def image_patches(
+    folder: Path | str,
+    size: int = 3,
+    *,
+    keep: float = 0.2,
+    per_image: int = 5000,
+    limit: int = 50_000,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """High-contrast patches of all images below ``folder``, centered and of contrast 1, (N, k, k).
+
+    Of every image ``per_image`` patches of log(1 + intensity), grey, 8 or 16 bits; those with the highest
+    contrast within the image, a fraction ``keep``; at most ``limit`` of all, at random. Needs Pillow.
+
+    Raises:
+        ValueError: no images, a damaged one, one smaller than a patch.
+    """
+    _check_fraction("keep", keep)
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("reading images needs Pillow: pip install pillow") from error
+    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ValueError(f"patches: no images ({', '.join(IMAGE_SUFFIXES)}) in {folder}")
+    # Far more images than patches wanted: some of them, at random.
+    most = math.ceil(4 * limit / max(1.0, per_image * keep)) + 100
+    order = torch.randperm(len(paths), generator=generator)[:most].sort().values.tolist()
+    found = []
+    for path in (paths[i] for i in order):
+        try:
+            with Image.open(path) as image:
+                grey = image if image.mode.startswith(("I", "F")) else image.convert("L")
+                values = torch.from_numpy(np.asarray(grey, dtype=np.float64).copy())
+        except (OSError, SyntaxError):
+            raise ValueError(f"patches: {path} is not an image that can be read") from None
+        if min(values.shape) < size:
+            raise ValueError(f"patches: {path} is smaller than a patch, {size}x{size}")
+        raw = extract_patches(values.clamp_min(0).log1p(), size, per_image, generator=generator)
+        if contrast(raw).max() > 0:
+            found.append(normalized_patches(raw, keep))
+    if not found:
+        raise ValueError(f"patches: the images in {folder} are all of one colour")
+    patches = torch.cat(found)
+    return patches[torch.randperm(len(patches), generator=generator)[:limit]].float()
+
+
+def read_patches(path: Path | str, size: int = 3, *, keep: float | None = None) -> Tensor:
+    """Patches of a file or an image folder, centered and of contrast 1, (N, k, k) float32.
+
+    Args:
+        path: a .mat or .npy file with patches (N, k, k), (N, 1, k, k), (N, k^2), or their coordinates in
+            :func:`dct_basis`, (N, k^2 - 1); or a folder of images.
+        size: of the patches taken from images.
+        keep: the fraction with the highest contrast; default .2 for images, all of a file.
+
+    Raises:
+        ValueError: a file that is missing, damaged, of another shape, or with NaN.
+        ImportError: SciPy is missing for .mat, Pillow for images.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return image_patches(path, size, keep=0.2 if keep is None else keep)
+    if not path.is_file():
+        raise ValueError(f"patches: {path} is neither a file nor a folder")
+    if path.suffix.lower() not in (".mat", ".npy"):
+        raise ValueError(f"patches: {path}: expected .mat, .npy or a folder of images")
+    array = _read_mat(path) if path.suffix.lower() == ".mat" else read_npy(path, "patches")
+    values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
+    found = tuple(values.shape)
+    if values.dim() == 4 and values.shape[1] == 1:
+        values = values.squeeze(1)
+    if values.dim() == 2 and math.isqrt(values.shape[1]) ** 2 == values.shape[1]:
+        values = values.unflatten(1, (math.isqrt(values.shape[1]),) * 2)
+    elif values.dim() == 2 and math.isqrt(values.shape[1] + 1) ** 2 == values.shape[1] + 1:
+        values = from_dct(values)
+    if values.dim() != 3 or values.shape[1] != values.shape[2] or values.shape[1] < 2:
+        raise ValueError(
+            f"patches: {path}: expected (N, k, k), (N, 1, k, k), (N, k^2) or (N, k^2 - 1), found {found}"
+        )
+    if len(values) < _LEAST:
+        raise ValueError(f"patches: {path}: expected at least {_LEAST} patches, found {len(values)}")
+    if not torch.isfinite(values).all():
+        raise ValueError(f"patches: {path} contains NaN or infinite values")
+    return normalized_patches(values, 1.0 if keep is None else keep).float()
+
+
+def kth_neighbour(points: Tensor, k: int) -> Tensor:
+    """Distance of every point of (N, d) to its k-th neighbour, itself not counted, (N,).
+
+    Example:
+        >>> kth_neighbour(torch.tensor([[0.0], [1.0], [3.0]]), 1)
+        tensor([1., 1., 2.])
+    """
+    if not 1 <= k < len(points):
+        raise ValueError(f"k: expected 1 to {len(points) - 1}, one less than the points, found {k}")
+    parts = _parts(points, len(points))
+    return torch.cat([torch.cdist(p, points).topk(k + 1, largest=False).values[:, k] for p in parts])
+
+
+def densest(points: Tensor, k: int, fraction: float, within: float | None = None) -> Tensor:
+    """Indices of the ``fraction`` of points (N, d) whose k-th neighbour is nearest, densest first.
+
+    The density filter X(k, p) of Carlsson et al.: a small k looks at details, a large one at the whole. What
+    it keeps is where most points are. With ``within`` a point's rank is its rank among the points at most so
+    far away, as a share of them: every part of a surface keeps its own ridge, however few points it has.
+    """
+    _check_fraction("fraction", fraction)
+    if within is not None and not within > 0:
+        raise ValueError(f"within: expected a positive distance, found {within}")
+    score = gap = kth_neighbour(points, k)
+    if within is not None:
+        shares = []
+        for some, own in zip(_parts(points, len(points)), _parts(gap, len(points)), strict=True):
+            near = torch.cdist(some, points) <= within
+            shares.append((near & (gap < own[:, None])).sum(1) / near.sum(1))
+        score = torch.cat(shares)
+    return score.argsort(stable=True)[: max(1, round(fraction * len(points)))]
+
+
+def _parts(points: Tensor, against: int) -> tuple[Tensor, ...]:
+    return points.split(max(1, _CHUNK // against))
+
+
+def read_npy(path: Path, name: str) -> np.ndarray:
+    """The array of numbers in a .npy file, nothing unpickled; ``name`` is the argument that errors speak of."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        array = None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+        raise ValueError(f"{name}: {path} is not a .npy file of numbers")
+    return array
+
+
+def _read_mat(path: Path) -> np.ndarray:
+    """The one array of numbers, at least two-dimensional and 100 rows long, in a MATLAB file."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ImportError("reading .mat files needs SciPy: pip install scipy") from error
+    try:
+        content = loadmat(path)
+    except NotImplementedError:
+        raise ValueError(f"patches: {path} is a MATLAB 7.3 file; save it with -v7 in MATLAB") from None
+    except (ValueError, TypeError, OSError, EOFError, KeyError) as error:
+        raise ValueError(f"patches: {path} is not a MATLAB file that can be read ({error})") from None
+    arrays = {
+        name: value
+        for name, value in content.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and len(value) >= _LEAST
+    }
+    if len(arrays) != 1:
+        raise ValueError(
+            f"patches: {path}: expected one array of at least {_LEAST} patches, found "
+            f"{', '.join(sorted(arrays)) or 'none'}"
+        )
+    return next(iter(arrays.values()))

@@ -1,0 +1,148 @@
+"""What Bayesian layers share: a weight posterior, a bias posterior, their KL, and many draws at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from topoprior.priors.base import WeightPosterior, WeightPrior
+from topoprior.priors.mean_field.base import Gaussian
+from topoprior.priors.registry import get_prior
+from topoprior.utils.checks import check_int
+
+PriorLike: TypeAlias = str | Path | WeightPrior
+
+# A bias starts at 0 with this fraction of its unit prior std.
+_BIAS_INIT_SCALE = 0.1
+
+
+class BayesLayer(nn.Module):
+    """A torch.nn layer whose weights are drawn from a posterior.
+
+    ``forward`` draws fresh weights every time, in training and evaluation alike, unless told otherwise by
+
+    - ``use_mean``: compute with the posterior mean (:func:`topoprior.posterior_mean` sets it);
+    - ``drawn``: compute with these S draws of weight, (S, *weight_shape), and bias, (S, out) or None, on an
+      input of S batches one after the other, (S * B, ...): draw s serves the rows s * B to (s + 1) * B.
+
+    Neither is a parameter or a buffer; copies and pickles start with ``drawn = None``, and with the ``use_mean``
+    from outside of the contexts that they are made in.
+    """
+
+    drawn: tuple[Tensor, Tensor | None] | None = None
+    use_mean: bool = False
+    # What use_mean was outside of the contexts of topoprior.nn.inference; None outside of them.
+    _use_mean_outside: bool | None = None
+    #: What :func:`topoprior.to_bayesian` could not represent of the weights it was given, |w - mean| / |w|.
+    projection_residual: float | None = None
+    #: What :func:`topoprior.summary` adds in words, such as a fallback.
+    note: str = ""
+
+    def _init_posteriors(
+        self, shape: tuple[int, ...], bias: bool, prior: PriorLike, device: Any, dtype: Any
+    ) -> None:
+        options = {"device": device, "dtype": dtype}
+        self.prior = get_prior(prior)
+        self.prior_name = str(prior)
+        if isinstance(prior, WeightPrior):
+            self.prior_name = prior.name or type(prior).__name__
+        self.weight_posterior = self.prior.posterior(shape, **options)
+        self.bias_posterior = None
+        if bias:
+            self.bias_posterior = Gaussian(1.0, init_scale=_BIAS_INIT_SCALE).posterior(shape[:1], **options)
+            nn.init.zeros_(self.bias_posterior.loc)
+
+    def reset_parameters(self) -> None:
+        """Draw the posterior's start afresh."""
+        self.weight_posterior.reset_parameters()
+        if self.bias_posterior is not None:
+            self.bias_posterior.reset_parameters()
+            nn.init.zeros_(self.bias_posterior.loc)
+
+    def posteriors(self) -> list[WeightPosterior]:
+        """Of the weight, and of the bias where there is one."""
+        return [p for p in (self.weight_posterior, self.bias_posterior) if p is not None]
+
+    def kl(self) -> Tensor:
+        """KL(posterior || prior) of weight and bias in nats: a scalar, without sampling."""
+        kl = self.weight_posterior.kl()
+        return kl if self.bias_posterior is None else kl + self.bias_posterior.kl()
+
+    def draw(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias for one forward pass."""
+        posteriors = (self.weight_posterior, self.bias_posterior)
+        weight, bias = (p if p is None else p.mean() if self.use_mean else p.rsample() for p in posteriors)
+        assert weight is not None
+        return weight, bias
+
+    def draw_samples(self, num_samples: int, *, antithetic: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Draw ``num_samples`` weights and biases, keep them in ``drawn`` and return them.
+
+        From then on :meth:`forward` wants ``num_samples`` batches folded into one; ``drawn = None`` ends it.
+
+        Args:
+            antithetic: the second half mirrors the noise of the first; ``num_samples`` must be even.
+
+        Raises:
+            TypeError: ``num_samples`` is no int.
+            ValueError: ``num_samples`` below 1, or odd and antithetic.
+
+        Example:
+            >>> from topoprior import BayesLinear
+            >>> layer = BayesLinear(4, 2)
+            >>> weight, bias = layer.draw_samples(8)
+            >>> weight.shape, layer(torch.zeros(8 * 3, 4)).shape
+            (torch.Size([8, 2, 4]), torch.Size([24, 2]))
+            >>> layer.drawn = None
+        """
+        num_samples = check_int("num_samples", num_samples)
+        if self.use_mean:
+            weight, bias = self.draw()
+            self.drawn = weight.expand(num_samples, *weight.shape), None
+            if bias is not None:
+                self.drawn = self.drawn[0], bias.expand(num_samples, *bias.shape)
+            return self.drawn
+        size = (num_samples,)
+        weight = self.weight_posterior.rsample(size, antithetic=antithetic)
+        bias = None
+        if self.bias_posterior is not None:
+            bias = self.bias_posterior.rsample(size, antithetic=antithetic)
+        self.drawn = weight, bias
+        return self.drawn
+
+    def _run(self, input: Tensor, **options: Any) -> Tensor:
+        """The layer's operation with one draw, or with the S of ``drawn``."""
+        if self.drawn is None:
+            return self._compute(input, *self.draw(), **options)
+        weight, bias = self.drawn
+        samples = weight.shape[0]
+        if input.shape[0] % samples:
+            raise ValueError(
+                f"input: expected a multiple of {samples} rows, a batch for each draw in `drawn`, "
+                f"found shape {tuple(input.shape)}"
+            )
+        if samples == 1:
+            return self._compute(input, weight[0], None if bias is None else bias[0], **options)
+        return self._compute_samples(input, weight, bias, **options)
+
+    def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> Tensor:
+        """The plain operation."""
+        raise NotImplementedError
+
+    def _compute_samples(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, **options: Any
+    ) -> Tensor:
+        """The same for S draws, with input and output (S * B, ...)."""
+        biases = [None] * len(weight) if bias is None else bias.unbind()
+        parts = input.unflatten(0, (len(weight), -1)).unbind()
+        return torch.cat(
+            [self._compute(x, w, b, **options) for x, w, b in zip(parts, weight, biases, strict=True)]
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in self.__dict__.items() if name != "drawn"}
+        outside = state.pop("_use_mean_outside", None)
+        return state if outside is None else {**state, "use_mean": outside}

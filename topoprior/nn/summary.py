@@ -1,0 +1,167 @@
+"""A table of a model's layers: priors, parameters, KL."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from topoprior.nn.base import BayesLayer
+from topoprior.nn.loss import kl_per_layer
+from topoprior.nn.selection import convertible_layers, reasons_to_leave
+from topoprior.utils.checks import check_module
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer; ``prior``, ``kl``, ``kl_kind`` and ``residual`` are None where it is deterministic."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    prior: str | None
+    parameters: int
+    deterministic_parameters: int
+    kl: float | None
+    kl_kind: str | None
+    residual: float | None
+    note: str
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """What :func:`summary` returns: ``rows``, totals, and a table as text.
+
+    ``parameters`` counts all of the model, ``deterministic_parameters`` all of the same model with
+    torch.nn layers; ``kl`` is in nats.
+    """
+
+    rows: list[LayerSummary]
+    parameters: int
+    deterministic_parameters: int
+
+    @property
+    def kl(self) -> float:
+        return math.fsum(row.kl for row in self.rows if row.kl is not None)
+
+    @property
+    def kl_kind(self) -> str:
+        """ "exact" where that of every layer is; otherwise all the kinds that occur."""
+        kinds = {row.kl_kind for row in self.rows if row.kl_kind is not None}
+        return " + ".join(sorted(kinds)) if kinds else "exact"
+
+    @property
+    def parameter_ratio(self) -> float:
+        """Parameters over those of the deterministic model."""
+        return self.parameters / max(1, self.deterministic_parameters)
+
+    def __str__(self) -> str:
+        columns = ("layer", "type", "weight", "prior", "parameters", "KL / nats", "residual", "note")
+        kinds = {row.kl_kind for row in self.rows if row.kl_kind is not None}
+        table = [columns, *(_cells(row, len(kinds) > 1) for row in self.rows)]
+        shown = [i for i in range(len(columns)) if i < 6 or any(line[i] for line in table[1:])]
+        widths = [max(len(line[i]) for line in table) for i in shown]
+        lines = [_line([line[i] for i in shown], widths, shown) for line in table]
+        lines.insert(1, "-" * max(map(len, lines)))
+        return "\n".join(
+            [
+                *lines,
+                lines[1],
+                f"parameters: {self.parameters:,}, {self.parameter_ratio:.2f} times the deterministic "
+                f"{self.deterministic_parameters:,}",
+                f"KL: {self.kl:,.1f} nats ({self.kl_kind})",
+            ]
+        )
+
+
+def summary(model: nn.Module) -> ModelSummary:
+    """The Bayesian layers of a model, and the convolutions and linear layers that are not Bayesian.
+
+    ``print`` it for a table; ``rows`` has the numbers. ``prior`` is the name that a layer was given, or that of the
+    checkpoint or the class of a prior that is an object, and whether it has a residual or learns its scales. ``residual`` says how much of a pretrained weight
+    the prior cannot represent, |w - mean| / |w|.
+
+    Raises:
+        TypeError: ``model`` is no module.
+
+    Example:
+        >>> import topoprior as tp
+        >>> net = nn.Sequential(tp.BayesConv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+        >>> [(row.name, row.prior, row.parameters) for row in summary(net).rows]
+        [('0', 'klein-3x3', 208), ('2', None, 18)]
+        >>> round(summary(net).parameter_ratio, 2)
+        0.93
+    """
+    check_module(model)
+    plain, reasons = dict(convertible_layers(model)), reasons_to_leave(model)
+    rows = []
+    with torch.no_grad():
+        kls = kl_per_layer(model)
+    for name, module in model.named_modules():
+        if isinstance(module, BayesLayer):
+            rows.append(_bayesian(name, module, float(kls[name])))
+        elif name in plain:
+            rows.append(_deterministic(name, module, reasons.get(id(module), "")))
+    total = _count(model)
+    extra = sum(row.parameters - row.deterministic_parameters for row in rows)
+    return ModelSummary(rows, total, total - extra)
+
+
+def _bayesian(name: str, layer: BayesLayer, kl: float) -> LayerSummary:
+    posterior = layer.weight_posterior
+    plain = math.prod(posterior.shape) + (0 if layer.bias_posterior is None else posterior.shape[0])
+    return LayerSummary(
+        name,
+        type(layer).__name__,
+        tuple(posterior.shape),
+        _prior(layer),
+        _count(layer),
+        plain,
+        kl,
+        posterior.kl_kind,
+        layer.projection_residual,
+        layer.note,
+    )
+
+
+def _prior(layer: BayesLayer) -> str:
+    """The prior's name, and what it has besides."""
+    options = ["residual"] if getattr(layer.prior, "residual_fraction", 0) else []
+    options += ["empirical Bayes"] if getattr(layer.prior, "empirical_bayes", False) else []
+    return f"{layer.prior_name} ({', '.join(options)})" if options else layer.prior_name
+
+
+def _deterministic(name: str, layer: Any, reason: str) -> LayerSummary:
+    shape = tuple(getattr(layer.weight, "shape", ()))
+    count = _count(layer)
+    return LayerSummary(name, type(layer).__name__, shape, None, count, count, None, None, None, reason)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters() if not nn.parameter.is_lazy(p))
+
+
+def _cells(row: LayerSummary, show_kind: bool) -> tuple[str, ...]:
+    kl = "" if row.kl is None else f"{row.kl:,.1f}"
+    return (
+        row.name,
+        row.type,
+        "x".join(map(str, row.shape)),
+        row.prior or "-",
+        f"{row.parameters:,}",
+        f"{kl} {row.kl_kind}" if show_kind and kl else kl,
+        "" if row.residual is None else f"{row.residual:.3f}",
+        row.note,
+    )
+
+
+def _line(cells: list[str], widths: list[int], columns: list[int]) -> str:
+    numbers = (4, 5, 6)
+    padded = [
+        cell.rjust(width) if column in numbers else cell.ljust(width)
+        for cell, width, column in zip(cells, widths, columns, strict=True)
+    ]
+    return "  ".join(padded).rstrip()

@@ -1,0 +1,167 @@
+"""Weight priors: what a Bayesian layer believes of its weights before it has seen data."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+HE_GAIN = math.sqrt(2)
+Shape = Sequence[int]
+
+
+class WeightPosterior(nn.Module, ABC):
+    """Variational posterior over a weight tensor of ``shape``.
+
+    ``kl_kind`` says what :meth:`kl` is: "exact", an upper "bound", or an "approximation" whose error the
+    class states.
+    """
+
+    shape: torch.Size
+    kl_kind: str = "exact"
+    #: Buffers that are known from the prior. They are saved, so that the state of another prior is refused.
+    prior_buffers: tuple[str, ...] = ()
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Start afresh, around a draw from the prior."""
+
+    @abstractmethod
+    def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
+        """Reparameterized weights, (*sample_shape, *shape).
+
+        With ``antithetic`` the second half of the draws mirrors the noise of the first half, along the
+        first of the sample dimensions, which must be even.
+        """
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """E[w], (*shape)."""
+
+    @abstractmethod
+    def kl(self) -> Tensor:
+        """KL(posterior || prior) in nats, summed over all weights: a scalar, without sampling."""
+
+    @classmethod
+    def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
+        """Sum of :meth:`kl` over posteriors of this class on one device, for classes that do it faster at once."""
+        return torch.stack([posterior.kl() for posterior in posteriors]).sum()
+
+    @abstractmethod
+    def project_(self, weight: Tensor) -> Tensor:
+        """Center the posterior on the weights nearest to ``weight`` that it can represent, in place.
+
+        Returns:
+            what is left over, |weight - mean| / |weight|: a scalar, 0 where every weight can be represented.
+        """
+
+    def narrow_(self, std: float) -> None:  # noqa: B027 - not abstract: a posterior may have nothing to narrow
+        """Narrow the posterior, in place, so that each of its parts (a weight, an amplitude, a residual)
+        gives weights a standard deviation of at most ``std``. One without stds of its own does nothing."""
+
+    def fill_buffers(self) -> None:  # noqa: B027 - not abstract: most posteriors have none
+        """Write into the buffers what is known from the prior: after ``to_empty`` they hold anything."""
+
+    def forward(self) -> Tensor:
+        return self.rsample()
+
+    def _give_memory(self, devices: Sequence[torch.device]) -> None:
+        """To buffers on the meta device, where the state has its tensors: what a state does not hold is known."""
+        for module in self.modules() if devices else ():
+            for name, buffer in module.named_buffers(recurse=False):
+                if buffer.is_meta:
+                    module._buffers[name] = torch.empty_like(buffer, device=devices[0])
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *lists: list[str]
+    ) -> None:
+        if metadata.get(
+            "assign_to_params_buffers"
+        ):  # what was made on the meta device gets memory only now
+            self._give_memory([v.device for key, v in state_dict.items() if key.startswith(prefix)])
+        self.fill_buffers()
+        *_, errors = lists
+        for name in self.prior_buffers:
+            own, found = getattr(self, name), state_dict.get(prefix + name)
+            if found is None or own.is_meta:
+                continue
+            if not _alike(own, found):
+                errors.append(
+                    f"{prefix + name}: expected that of the layer's own prior, {getattr(self, 'prior', None)!r}, "
+                    "found that of another prior, or of the same with another gain or other fractions"
+                )
+            state_dict[prefix + name] = own.detach()  # the other may have been through half precision
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Equal up to two roundings to bfloat16, which keeps 8 bits."""
+    if a.shape != b.shape:
+        return False
+    a, b = (t.detach().cpu().double() for t in (a, b))  # some devices have no float64
+    return bool(((a - b).abs() <= 0.01 * a.abs() + 1e-5 * a.abs().max()).all())
+
+
+class WeightPrior(ABC):
+    """Law of a weight tensor. Subclass it, give it to a layer as ``prior=``."""
+
+    #: What a table calls it; by default its class. Priors from a checkpoint have the checkpoint's name.
+    name: str | None = None
+
+    @abstractmethod
+    def posterior(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> WeightPosterior:
+        """A fresh posterior, initialized by a draw from the prior.
+
+        Raises:
+            ValueError: the prior does not serve weights of this shape.
+        """
+
+    @abstractmethod
+    def sample(self, shape: Shape) -> Tensor:
+        """Weights drawn from the prior, of ``shape``."""
+
+    def serves(self, shape: Shape) -> bool:
+        """Whether :meth:`posterior` takes weights of this shape."""
+        return True
+
+
+@torch.no_grad()
+def narrow_(log_scale: Tensor, std: float, unit: float = 1.0) -> None:
+    """Clamp stds, given by their logarithms and in units of ``unit``, to at most ``std``, in place."""
+    if unit > 0:
+        log_scale.clamp_(max=math.log(std / unit))
+
+
+def draw_noise(sample_shape: Shape, shape: Shape, like: Tensor, antithetic: bool = False) -> Tensor:
+    """Standard normal noise (*sample_shape, *shape) of the dtype and device of ``like``.
+
+    Raises:
+        ValueError: ``antithetic`` without an even first sample dimension.
+    """
+    size = [*sample_shape, *shape]
+    if not antithetic:
+        return torch.randn(size, dtype=like.dtype, device=like.device)
+    if not sample_shape or sample_shape[0] % 2:
+        raise ValueError(
+            f"sample_shape: antithetic draws need an even first dimension, found {tuple(sample_shape)}"
+        )
+    half = torch.randn([size[0] // 2, *size[1:]], dtype=like.dtype, device=like.device)
+    return torch.cat([half, -half])
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision has too few digits for a sum of squares, and float16 ends at 65,504."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def normal_kl(loc: Tensor, log_scale: Tensor, prior_scale: float | Tensor) -> Tensor:
+    """Sum of KL(N(m, s^2) || N(0, p^2)) = (s^2 + m^2) / 2 p^2 - 1/2 - log(s / p), p a scalar."""
+    second_moment = (loc.square() + (2 * log_scale).exp()).sum() / (2 * prior_scale**2)
+    log_prior = prior_scale.log() if isinstance(prior_scale, Tensor) else math.log(prior_scale)
+    return second_moment - log_scale.sum() + loc.numel() * (log_prior - 0.5)

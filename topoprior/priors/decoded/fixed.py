@@ -1,0 +1,160 @@
+"""Frozen filters, as in topological convolutional networks: only their amplitudes are random."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from topoprior.priors.base import (
+    Shape,
+    WeightPosterior,
+    WeightPrior,
+    at_least_float32,
+    draw_noise,
+    narrow_,
+    normal_kl,
+)
+from topoprior.priors.decoded.prior import DecoderPrior
+from topoprior.priors.empirical_bayes import BoundedScale
+from topoprior.priors.registry import register_prior
+
+
+class FixedKernels(WeightPrior):
+    r"""Kernels w_oi = alpha_oi g(z_oi) + beta_oi / sqrt(k) with every z_oi fixed.
+
+    Love et al. (JMLR 2023) freeze the first layers' filters at points of the Klein bottle; with an
+    amplitude a kernel the idea serves layers of any depth. z is a draw from the uniform law, made when the
+    layer is made and saved with it. Posterior: mean-field normal over alpha and beta, 4 numbers a kernel,
+    with an exact KL.
+
+    Args:
+        decoder: whose kernels, and whose scales for alpha and beta; a name or folder works too.
+        empirical_bayes: learn factors on the two scales.
+
+    Raises:
+        ValueError: a decoder with a residual, which is not fixed.
+
+    Example:
+        >>> FixedKernels("klein-3x3").posterior((8, 4, 3, 3)).rsample().shape
+        torch.Size([8, 4, 3, 3])
+    """
+
+    def __init__(
+        self, decoder: DecoderPrior | Path | str = "klein-3x3", *, empirical_bayes: bool = False
+    ) -> None:
+        if not isinstance(decoder, DecoderPrior):
+            decoder = DecoderPrior.from_pretrained(decoder)
+        if decoder.residual_fraction:
+            raise ValueError(
+                f"decoder: expected residual_fraction 0 for fixed kernels, found {decoder.residual_fraction}"
+            )
+        self.decoder = decoder
+        self.name = f"fixed {decoder.name}" if decoder.name else None
+        self.gain = decoder.gain
+        self.empirical_bayes = empirical_bayes
+
+    def posterior(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> FixedKernelsPosterior:
+        return FixedKernelsPosterior(self, shape, device=device, dtype=dtype)
+
+    def sample(self, shape: Shape) -> Tensor:
+        return self.decoder.sample(shape)
+
+    def serves(self, shape: Shape) -> bool:
+        return self.decoder.serves(shape)
+
+    def __repr__(self) -> str:
+        return f"FixedKernels({self.decoder!r})"
+
+
+class FixedKernelsPosterior(WeightPosterior):
+    """Parameters ``loc`` and ``log_scale``, (2, out, in): alpha and beta in units of their prior stds."""
+
+    latents: Tensor
+    coefficients: Tensor
+    scales: Tensor
+    prior_buffers = ("coefficients", "scales")
+
+    def __init__(
+        self, prior: FixedKernels, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.prior, self.shape = prior, torch.Size(shape)
+        self._scales = prior.decoder.scales(shape)[:2]
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.loc = nn.Parameter(torch.empty(2, *self.shape[:2], **options))
+        self.log_scale = nn.Parameter(torch.empty(2, *self.shape[:2], **options))
+        self.register_buffer("latents", torch.empty(*self.shape[:2], prior.decoder.covering.dim, **options))
+        self.register_buffer("coefficients", torch.empty(prior.decoder.coefficients.shape, **options))
+        self.register_buffer("scales", torch.empty(2, **options))
+        self.factors = BoundedScale(2, prior.empirical_bayes, **options)
+        self.reset_parameters()
+
+    def fill_buffers(self) -> None:
+        self.factors.fill_buffers()
+        self.coefficients.copy_(self.prior.decoder.coefficients)
+        for i, scale in enumerate(self._scales):
+            self.scales[i] = scale
+
+    def reset_parameters(self) -> None:
+        """A draw from the prior, with new filters."""
+        self.fill_buffers()
+        space, loc = self.prior.decoder.covering, self.loc
+        with torch.no_grad():
+            self.latents.copy_(space.sample_uniform(loc.shape[1:], loc.dtype, loc.device))
+            self.loc.normal_()
+            self.log_scale.fill_(self.prior.decoder.init_scale).log_()
+            self.factors.reset_parameters()
+
+    def _weights(self, amplitudes: Tensor) -> Tensor:
+        """For amplitudes (..., 2, out, in)."""
+        kernel_size = self.prior.decoder.kernel_size
+        alpha, beta = (amplitudes * (self.scales * self.factors())[:, None, None]).unbind(-3)
+        level = beta / self.shape[2:].numel() ** 0.5
+        spread = (...,) + (None,) * len(kernel_size)
+        return alpha[spread] * self.prior.decoder.decode(self.latents) + level[spread]
+
+    def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
+        noise = draw_noise(sample_shape, self.loc.shape, self.loc, antithetic)
+        return self._weights(torch.addcmul(self.loc, self.log_scale.exp(), noise))
+
+    def mean(self) -> Tensor:
+        return self._weights(self.loc)
+
+    def kl(self) -> Tensor:
+        return normal_kl(at_least_float32(self.loc), at_least_float32(self.log_scale), 1.0)
+
+    @torch.no_grad()
+    def project_(self, weight: Tensor) -> Tensor:
+        """Center alpha and beta on their least-squares values; the filters stay as they are."""
+        if weight.shape != self.shape:
+            raise ValueError(f"weight: expected shape {tuple(self.shape)}, found {tuple(weight.shape)}")
+        self.factors.reset_parameters()
+        targets = weight.detach().double().flatten(2)[..., None]
+        filters = self.prior.decoder.decode(self.latents.double()).flatten(2)
+        constant = torch.full_like(filters, filters.shape[-1] ** -0.5)
+        basis = torch.stack([filters, constant], -1) * self.scales.double()
+        gram = basis.mT @ basis
+        # A ridge for filters that are constant themselves, or a prior without a mean part.
+        gram = gram + 1e-12 * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] * torch.eye(2).to(
+            gram
+        )
+        solution = torch.linalg.solve(gram, basis.mT @ targets)
+        self.loc.copy_(solution.squeeze(-1).movedim(-1, 0))
+        return (weight - self.mean()).norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny)
+
+    def narrow_(self, std: float) -> None:
+        """Both amplitudes give a kernel's k pixels a norm of 1 on average."""
+        for row, scale in zip(self.log_scale, self.scales.tolist(), strict=True):
+            narrow_(row, std, scale / math.sqrt(self.shape[2:].numel()))
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.shape)}, prior={self.prior!r}"
+
+
+register_prior("klein-fixed", lambda: FixedKernels("klein-3x3"))

@@ -1,0 +1,272 @@
+"""Independent weights with mean-field normal posteriors: one small abstraction, and the Gaussian."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from topoprior.priors.base import (
+    HE_GAIN,
+    Shape,
+    WeightPosterior,
+    WeightPrior,
+    at_least_float32,
+    draw_noise,
+    narrow_,
+    normal_kl,
+)
+from topoprior.priors.empirical_bayes import BoundedScale
+from topoprior.priors.mean_field.expectation import expectation, legendre_rule
+from topoprior.priors.registry import register_prior
+from topoprior.utils.checks import check_int, check_positive
+
+
+class MeanFieldPrior(WeightPrior):
+    r"""Independent :math:`w = s\, u` with a unit law for u, and a mean-field normal posterior.
+
+    A prior of one's own is one class. It gives
+
+    - ``unit_energy``: E u^2, so that the scale can follow the fan-in;
+    - ``sample_unit(shape)``: draws of u;
+    - ``log_prob(w, scale)``, elementwise: then the KL is by quadrature (see :meth:`cross_entropy`);
+      or ``cross_entropy(loc, log_scale, scale)`` in closed form, with ``kl_kind = "exact"``.
+
+    Args:
+        scale: s; by default it follows the fan-in: s^2 E u^2 = gain^2 / fan-in, so that
+            E|w_oi|^2 = gain^2 / in for every kernel.
+        gain: He's sqrt(2) by default.
+        init_scale: posterior std at the start, as a fraction of the prior's.
+        empirical_bayes: learn the scale with the posterior, within a factor of 4 of where it starts
+            (:class:`~topoprior.priors.empirical_bayes.BoundedScale` says why it is bounded).
+        num_nodes: of the quadrature, for laws that need one.
+
+    Raises:
+        ValueError: a number that is not positive; no ``scale`` for a law without variance.
+
+    Example: a logistic prior.
+        >>> class Logistic(MeanFieldPrior):
+        ...     unit_energy = math.pi**2 / 3
+        ...     def log_prob(self, w, scale):
+        ...         z = w.abs() / scale
+        ...         return -z - 2 * (-z).exp().log1p() - scale.log()
+        ...     def sample_unit(self, shape):
+        ...         return torch.rand(*shape).logit()
+        >>> posterior = Logistic().posterior((4, 3, 3, 3))
+        >>> posterior.kl_kind, bool(posterior.kl() > 0)
+        ('approximation', True)
+    """
+
+    unit_energy: float = 1.0
+    kl_kind: str = "approximation"
+    symmetric: bool = True  # log_prob(-w) = log_prob(w); False doubles the cost of the quadrature
+    num_scales: int = 1  # how many scales empirical Bayes may learn
+
+    def __init__(
+        self,
+        scale: float | None = None,
+        *,
+        gain: float = HE_GAIN,
+        init_scale: float = 0.1,
+        empirical_bayes: bool = False,
+        num_nodes: int = 32,
+    ) -> None:
+        if scale is not None:
+            scale = check_positive("scale", scale)
+        elif not math.isfinite(self.unit_energy):
+            raise ValueError(f"scale: {type(self).__name__} has no variance, so it needs one, found None")
+        self.scale = scale
+        self.gain = check_positive("gain", gain)
+        self.init_scale = check_positive("init_scale", init_scale)
+        self.empirical_bayes = bool(empirical_bayes)
+        self.num_nodes = check_int("num_nodes", num_nodes)
+        self._rule = legendre_rule(self.num_nodes)
+
+    # --- what a prior gives ----------------------------------------------------------------------
+
+    def sample_unit(self, shape: Shape) -> Tensor:
+        """Draws of u = w / scale, of ``shape``."""
+        raise NotImplementedError(f"{type(self).__name__} needs sample_unit(shape)")
+
+    def log_prob(self, w: Tensor, scale: Tensor) -> Tensor:
+        """log density of every weight, in nats. ``scale`` is a scalar tensor."""
+        raise NotImplementedError(f"{type(self).__name__} needs log_prob(w, scale) or cross_entropy")
+
+    def cross_entropy(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
+        """-E log p(w) for w ~ N(loc, exp(log_scale)^2), in nats, elementwise.
+
+        Here by quadrature with nodes that crowd around 0, where log densities bend. For log(1 + w^2 / s^2)
+        and posterior stds up to 1, 10, 100, 1000 s the error is below 3e-8, 2e-6, 1e-4, 5e-4 with the default
+        32 nodes, 3e-8 with 48. Time and memory are ``num_nodes`` times those of an elementwise function.
+        """
+        return -expectation(
+            lambda w: self.log_prob(w, scale),
+            loc,
+            log_scale.exp(),
+            knee=scale.min(),
+            even=self.symmetric,
+            rule=self._rule,
+        )
+
+    def kl(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
+        """Sum of KL(N(loc, exp(log_scale)^2) || p) in nats: cross entropy minus the normal's entropy."""
+        constant = loc.numel() * 0.5 * math.log(2 * math.pi * math.e)
+        return self.cross_entropy(loc, log_scale, scale).sum() - log_scale.sum() - constant
+
+    # --- what follows ----------------------------------------------------------------------------
+
+    def std(self, shape: Shape) -> float:
+        """Prior standard deviation of every weight of a tensor of ``shape``."""
+        if self.scale is not None:
+            return self.scale * math.sqrt(self.unit_energy)
+        return self.gain / math.sqrt(max(1, math.prod(shape[1:])))
+
+    def scale_of(self, shape: Shape) -> float:
+        """The scale s for weights of ``shape``: std / sqrt(E u^2)."""
+        if self.scale is not None and not math.isfinite(self.unit_energy):
+            return self.scale
+        return self.std(shape) / math.sqrt(self.unit_energy)
+
+    def posterior(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> MeanFieldPosterior:
+        return MeanFieldPosterior(self, shape, device=device, dtype=dtype)
+
+    def sample(self, shape: Shape) -> Tensor:
+        return self.scale_of(shape) * self.sample_unit(shape)
+
+    def __repr__(self) -> str:
+        learned = ", empirical_bayes=True" if self.empirical_bayes else ""
+        return (
+            f"{type(self).__name__}({self._describe()}scale={self.scale}, gain={self.gain:.3g}, "
+            f"init_scale={self.init_scale}{learned})"
+        )
+
+    def _describe(self) -> str:
+        return ""
+
+
+# Posteriors below this number of weights are worth joining.
+_SMALL = 4096
+
+
+class MeanFieldPosterior(WeightPosterior):
+    """Mean-field normal with parameters ``loc`` and ``log_scale``, two numbers a weight.
+
+    Its KL is computed in float32 at least: half precision has too few digits for a sum of squares.
+    """
+
+    def __init__(
+        self,
+        prior: MeanFieldPrior,
+        shape: Shape,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.prior, self.shape, self.kl_kind = prior, torch.Size(shape), prior.kl_kind
+        self.prior_scale = prior.scale_of(shape)
+        self.loc = nn.Parameter(torch.empty(self.shape, device=device, dtype=dtype))
+        self.log_scale = nn.Parameter(torch.empty(self.shape, device=device, dtype=dtype))
+        self.scale_factors = BoundedScale(
+            prior.num_scales, prior.empirical_bayes, device=device, dtype=dtype
+        )
+        self.reset_parameters()
+
+    def fill_buffers(self) -> None:
+        self.scale_factors.fill_buffers()
+
+    def reset_parameters(self) -> None:
+        self.fill_buffers()
+        if self.loc.is_meta:
+            return  # no numbers to draw
+        std = self.prior.std(self.shape)
+        start = self.prior.init_scale * (std if math.isfinite(std) else self.prior_scale)
+        with torch.no_grad():
+            self.loc.copy_(self.prior.sample(self.shape))
+            self.log_scale.fill_(math.log(start))
+        self.scale_factors.reset_parameters()
+
+    def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
+        noise = draw_noise(sample_shape, self.shape, self.loc, antithetic)
+        return torch.addcmul(self.loc, self.log_scale.exp(), noise)
+
+    def mean(self) -> Tensor:
+        return self.loc
+
+    def scale(self) -> Tensor:
+        """The prior's scale, a scalar (or (num_scales,)): what empirical Bayes learns."""
+        scales = self.prior_scale * at_least_float32(self.scale_factors())
+        return scales.squeeze(0) if self.prior.num_scales == 1 else scales
+
+    def kl(self) -> Tensor:
+        return self.prior.kl(at_least_float32(self.loc), at_least_float32(self.log_scale), self.scale())
+
+    @classmethod
+    def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
+        """Small Gaussian ones, such as biases, as one tensor: KL(N(m, s^2) || N(0, p^2)) depends on m / p
+        and s / p alone."""
+        small, kls = [], []
+        for q in posteriors:
+            assert isinstance(q, MeanFieldPosterior)
+            if isinstance(q.prior, Gaussian) and q.scale_factors.rho is None and q.loc.numel() < _SMALL:
+                small.append(q)
+            else:
+                kls.append(q.kl())
+        if small:
+            loc = torch.cat([(at_least_float32(q.loc) / q.prior_scale).flatten() for q in small])
+            log_scale = torch.cat(
+                [(at_least_float32(q.log_scale) - math.log(q.prior_scale)).flatten() for q in small]
+            )
+            kls.append(normal_kl(loc, log_scale, 1.0))
+        return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
+
+    def project_(self, weight: Tensor) -> Tensor:
+        if weight.shape != self.shape:
+            raise ValueError(f"weight: expected shape {tuple(self.shape)}, found {tuple(weight.shape)}")
+        with torch.no_grad():
+            self.loc.copy_(weight)
+        return weight.new_zeros(())
+
+    def narrow_(self, std: float) -> None:
+        narrow_(self.log_scale, std)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.shape)}, prior={self.prior!r}, prior_scale={self.prior_scale:.3g}"
+
+
+class Gaussian(MeanFieldPrior):
+    r"""Independent :math:`w \sim N(0, s^2)`, with a mean-field normal posterior and the exact KL.
+
+    Arguments: those of :class:`MeanFieldPrior`. With ``empirical_bayes`` the best scale is
+    s^2 = mean(loc^2 + scale^2), where that lies within the bounds.
+
+    Source: Graves 2011; Blundell et al. 2015.
+
+    Example:
+        >>> posterior = Gaussian().posterior((4, 3, 3, 3))
+        >>> posterior.rsample((10,)).shape, posterior.kl().shape
+        (torch.Size([10, 4, 3, 3, 3]), torch.Size([]))
+    """
+
+    kl_kind = "exact"
+
+    def sample_unit(self, shape: Shape) -> Tensor:
+        return torch.randn(*shape)
+
+    def log_prob(self, w: Tensor, scale: Tensor) -> Tensor:
+        return -0.5 * (w / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
+
+    def cross_entropy(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
+        second_moment = loc.square() + (2 * log_scale).exp()
+        return 0.5 * second_moment / scale.square() + scale.log() + 0.5 * math.log(2 * math.pi)
+
+    def kl(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
+        return normal_kl(loc, log_scale, scale)  # the same, in fewer passes over the weights
+
+
+register_prior("gaussian", Gaussian)

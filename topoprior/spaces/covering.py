@@ -1,0 +1,87 @@
+"""Coverings: spaces given as cover / deck group, points given as lifts.
+
+A covering pi: cover -> base = cover / Gamma, with Gamma acting by isometries. A point of the base is
+handed around as a point of the cover, a *lift*; any lift is accepted everywhere, and two lifts of one
+point give the same answer.
+
+Two maps make neural networks continuous on the base: `embed`, a deck-invariant smooth injective map
+into R^num_features that a decoder reads, and `retract`, its left inverse, which turns what an encoder
+emits into a point.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Covering(ABC):
+    """A space base = cover / deck group. See the module's documentation for the convention of lifts.
+
+    Attributes:
+        dim: dimension of the base.
+        cover_dim: number of coordinates of a lift.
+        num_features: number of coordinates of :meth:`embed`.
+        num_sheets: sheets over the base of the largest covering space that carries a uniform law.
+        volume: volume of the base, ``inf`` where it is not compact.
+    """
+
+    dim: int
+    cover_dim: int
+    num_features: int
+    num_sheets: int
+    volume: float
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """Canonical lift of the point of ``x``: the one in the fundamental domain. (..., cover_dim)."""
+
+    @abstractmethod
+    def lifts(self, x: Tensor, radius: float) -> Tensor:
+        """Lifts of the point of ``x``, among them every one within ``radius`` of ``x``.
+
+        (..., cover_dim) -> (..., L, cover_dim), where L depends on the space and ``radius`` alone.
+        """
+
+    @abstractmethod
+    def embed(self, x: Tensor) -> Tensor:
+        """Deck-invariant, smooth, injective features. (..., cover_dim) -> (..., num_features)."""
+
+    @abstractmethod
+    def retract(self, y: Tensor) -> Tensor:
+        """A lift of the point whose features are (near) ``y``. (..., num_features) -> (..., cover_dim)."""
+
+    @abstractmethod
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Geodesic distance on the base between the points of ``x`` and ``y``. Shape (...)."""
+
+    @abstractmethod
+    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
+        """Lifts of points drawn uniformly from the base, shape (*shape, cover_dim)."""
+
+    def same_point(self, x: Tensor, y: Tensor, atol: float = 1e-5) -> Tensor:
+        """Whether ``x`` and ``y`` are lifts of one point, up to distance ``atol``. Shape (...)."""
+        return self.distance(x, y) <= atol
+
+    def _move(self, x: Tensor, v: Tensor) -> Tensor:
+        """The lift that the tangent vector ``v`` leads to from ``x``, to first order."""
+        return x + v
+
+    def _check_lift(self, x: Tensor, name: str = "x") -> None:
+        if x.shape[-1:] != (self.cover_dim,):
+            raise ValueError(
+                f"{name}: expected shape (..., {self.cover_dim}), a lift to the cover of {self!r}, "
+                f"found {tuple(x.shape)}"
+            )
+
+    def _check_features(self, y: Tensor) -> None:
+        if y.shape[-1:] != (self.num_features,):
+            raise ValueError(
+                f"y: expected shape (..., {self.num_features}), features of {self!r}, "
+                f"found {tuple(y.shape)}"
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"

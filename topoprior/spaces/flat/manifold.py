@@ -1,0 +1,284 @@
+"""Flat manifolds: R^n modulo any discrete group of isometries that acts freely."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from topoprior.spaces.covering import Covering
+from topoprior.spaces.embedding import _GRID, _LEAST_SLOPE, _MOST_FEATURES, _Slopes, nearest_point
+from topoprior.spaces.flat.group import check_group, generate_group
+from topoprior.spaces.flat.harmonics import Harmonics
+from topoprior.spaces.flat.lattices import short_vectors
+
+
+def embedding_harmonics(space: FlatManifold) -> Harmonics:
+    """A small set of low harmonics (constant left out) whose map is an immersion and injective."""
+    points = torch.cat([_grid(space, 256), _random(space, 344)])
+    lowest = Harmonics(space, 1 + _MOST_FEATURES, coordinates=space.rank < space.dim)
+    lowest = lowest.select(slice(1, None))
+    periods = space.lattice.norm(dim=0)
+    least = _LEAST_SLOPE * 2 * math.pi / periods.max().item()
+    columns = _Slopes(space, lowest, points, 0.1 * periods.min().item(), least).select()
+    if columns is None:
+        raise ValueError(f"no embedding of {space!r} by {_MOST_FEATURES} harmonics was found")
+    return lowest.select(columns)
+
+
+def _random(space: FlatManifold, count: int) -> Tensor:
+    # numpy's generator, because the first use of a space may be inside torch.func.vmap
+    generator = np.random.default_rng(0)
+    cell = torch.from_numpy(generator.random((count, space.rank)))
+    open_part = torch.from_numpy(generator.standard_normal((count, space.dim - space.rank)))
+    return cell @ space.lattice.T + open_part @ space.across_basis.T
+
+
+def _grid(space: FlatManifold, count: int) -> Tensor:
+    """About ``count`` points: a regular grid of the lattice cell, and of [-3, 3] across it."""
+    side = max(4, 2 * round(count ** (1 / space.dim) / 2))
+    lines = [torch.arange(side, dtype=torch.float64) / side] * space.rank
+    lines += [torch.linspace(-3, 3, side, dtype=torch.float64)] * (space.dim - space.rank)
+    points = torch.cartesian_prod(*lines).reshape(-1, space.dim)
+    return points[:, : space.rank] @ space.lattice.T + points[:, space.rank :] @ space.across_basis.T
+
+
+def nearest_flat_point(space: FlatManifold, y: Tensor) -> Tensor:
+    """:func:`nearest_point` on a regular grid of the lattice cell."""
+    return nearest_point(space, y, _grid(space, _GRID), 0.1 * space.lattice.norm(dim=0).min().item())
+
+
+Isometry = tuple["Tensor | Sequence[Sequence[float]]", "Tensor | Sequence[float]"]
+
+
+class FlatManifold(Covering):
+    r"""R^n / Gamma with :math:`\Gamma = \{x \mapsto A_j x + t_j + B k : k \in Z^r\}`.
+
+    Args:
+        lattice: B, shape (n, r), columns are the translations of Gamma; r < n leaves directions open.
+        holonomy: the cosets (A_j, t_j) of the lattice in Gamma, A_j orthogonal (n, n), t_j (n,);
+            the identity may be left out. Default: the lattice alone (a torus).
+
+    Raises:
+        ValueError: when Gamma is not a group, A_j is not orthogonal or does not preserve the lattice,
+            or an element has a fixed point; the message names the element.
+
+    Attributes:
+        lattice, linear, shift: B (n, r), all A_j (m, n, n) and t_j (m, n), the identity first; float64.
+        periods: the period along each axis (``inf`` where open), or None if the lattice is not along axes.
+
+    Volume |det B| / m. Features are the lowest deck-invariant harmonics that embed the space;
+    :class:`KleinBottle` and the other named spaces have closed forms.
+
+    Example:
+        >>> # the Klein bottle from its glide reflection (u, v) -> (u + 1, -v)
+        >>> K = FlatManifold([[2.0, 0.0], [0.0, 1.0]], [([[1.0, 0.0], [0.0, -1.0]], [1.0, 0.0])])
+        >>> K.volume, K.num_sheets
+        (1.0, 2)
+        >>> K.distance(torch.tensor([0.1, 0.3]), torch.tensor([1.1, -0.3])).item() < 1e-6
+        True
+    """
+
+    def __init__(
+        self,
+        lattice: Tensor | Sequence[Sequence[float]],
+        holonomy: Sequence[Isometry] = (),
+    ) -> None:
+        self.lattice = torch.as_tensor(lattice, dtype=torch.float64).detach().cpu()
+        if self.lattice.dim() != 2 or self.lattice.shape[0] < self.lattice.shape[1]:
+            raise ValueError(
+                f"lattice: expected shape (n, r) with r <= n, found {tuple(self.lattice.shape)}"
+            )
+        n, self.rank = self.lattice.shape
+        linear = [torch.eye(n, dtype=torch.float64)]
+        shift = [torch.zeros(n, dtype=torch.float64)]
+        for a, t in holonomy:
+            linear.append(torch.as_tensor(a, dtype=torch.float64).detach().cpu())
+            shift.append(torch.as_tensor(t, dtype=torch.float64).detach().cpu())
+        self.linear, self.shift, self.integer_linear = check_group(self.lattice, linear, shift)
+        self.dim = self.cover_dim = n
+        self.num_sheets = len(self.shift)
+        gram = self.lattice.T @ self.lattice
+        compact = self.rank == n
+        self.volume = gram.det().sqrt().item() / self.num_sheets if compact else math.inf
+        q = torch.linalg.qr(self.lattice, mode="complete").Q
+        self.across_basis = q[
+            :, self.rank :
+        ]  # orthonormal, of the directions across the lattice (n, n - r)
+        self._dual = torch.linalg.pinv(self.lattice).T
+        self.periods = _periods(self.lattice)
+        # As Python numbers, which compiled code sees as constants.
+        self._cosets = list(zip(self.linear.tolist(), self.shift.tolist(), strict=True))
+        self._columns = self.lattice.T.tolist()
+        self._bounds = self._dual.norm(dim=0).tolist()
+        # A bound for |A_j p + t_j - p| over points p of the centred cell: it is greatest at a corner.
+        moves = self._corners() @ (self.linear - self.linear[0]).transpose(-1, -2) + self.shift.unsqueeze(1)
+        self._moves = moves.norm(dim=-1).amax(-1).tolist()
+        self._periods = None if self.periods is None else self.periods.tolist()
+        if self.periods is None and self.rank < 4:
+            _ = (
+                self._neighbours
+            )  # now: its first use may be traced, and a search in many dimensions is slow
+
+    @classmethod
+    def from_generators(cls, generators: Sequence[Isometry]) -> FlatManifold:
+        r"""The quotient of R^n by the group that the isometries x -> A x + t generate.
+
+        Args:
+            generators: pairs (A, t), A orthogonal (n, n), t (n,).
+
+        Raises:
+            ValueError: the group is not discrete, has more than 200 linear parts, or has an element
+                with a fixed point.
+
+        Example:
+            >>> glide = ([[1.0, 0.0], [0.0, -1.0]], [1.0, 0.0])
+            >>> shift = ([[1.0, 0.0], [0.0, 1.0]], [0.0, 1.0])
+            >>> FlatManifold.from_generators([glide, shift]).volume  # the Klein bottle
+            1.0
+        """
+        pairs = []
+        for a, t in generators:
+            linear = torch.as_tensor(a, dtype=torch.float64).detach().cpu()
+            pairs.append((linear, torch.as_tensor(t, dtype=torch.float64).detach().cpu()))
+        lattice, cosets = generate_group(pairs)
+        return FlatManifold(lattice, cosets[1:])
+
+    # --- the lattice -------------------------------------------------------------------------
+
+    def across_coordinates(self, x: Tensor) -> Tensor:
+        """Coordinates of ``x`` along the open directions, (..., n - r)."""
+        return x @ self.across_basis.to(x)
+
+    def lattice_coordinates(self, x: Tensor) -> Tensor:
+        """Coordinates of ``x`` in the lattice basis, B^+ x, (..., r)."""
+        return x @ self._dual.to(x)
+
+    def wrap(self, x: Tensor) -> Tensor:
+        """``x`` modulo the lattice, lattice coordinates in [-1/2, 1/2]."""
+        return x - self.lattice_coordinates(x).round() @ self.lattice.T.to(x)
+
+    def sheets(self, x: Tensor) -> Tensor:
+        """A_j x + t_j for every coset j, (..., n) -> (..., m, n)."""
+        return torch.einsum("jab,...b->...ja", self.linear.to(x), x) + self.shift.to(x)
+
+    # --- the space ---------------------------------------------------------------------------
+
+    def project(self, x: Tensor) -> Tensor:
+        """The lift with the lexicographically least lattice coordinates in [0, 1)^r."""
+        self._check_lift(x)
+        images = self.sheets(x)
+        coordinates = self.lattice_coordinates(images)
+        cell = coordinates.floor()
+        cell = torch.where(coordinates - cell >= 1, cell + 1, cell)  # -1e-9 rounds up to 1
+        images = images - cell @ self.lattice.T.to(x)
+        coordinates = coordinates - cell
+        allowed = torch.ones(coordinates.shape[:-1], dtype=torch.bool, device=x.device)
+        slack = 8 * torch.finfo(x.dtype).eps
+        for axis in range(self.rank):
+            key = torch.where(allowed, coordinates[..., axis], math.inf)
+            allowed = allowed & (key <= key.amin(-1, keepdim=True) + slack)
+        best = allowed.to(torch.uint8).argmax(-1)
+        index = best[..., None, None].expand(*best.shape, 1, self.cover_dim)
+        return images.gather(-2, index).squeeze(-2)
+
+    def lifts(self, x: Tensor, radius: float) -> Tensor:
+        self._check_lift(x)
+        wrapped = self.wrap(x)
+        parts = []
+        for image, bound in zip(self.sheets(wrapped).unbind(-2), self._moves, strict=True):
+            vectors = self._short_vectors(radius + bound)
+            parts.append(image.unsqueeze(-2) + torch.tensor(vectors, dtype=x.dtype, device=x.device))
+        return torch.cat(parts, -2) + (x - wrapped).unsqueeze(-2)
+
+    def _short_vectors(self, radius: float) -> list[list[float]]:
+        if self.rank == 0:
+            return [[0.0] * self.dim]
+        return short_vectors(self._columns, self._bounds, radius)
+
+    def difference(self, x: Tensor, y: Tensor) -> Tensor:
+        """The shortest vector from ``x`` to a lift of the point of ``y``, (..., n)."""
+        self._check_lift(x)
+        self._check_lift(y, "y")
+        vectors = self.wrap(self.sheets(y) - x.unsqueeze(-2))
+        if self.periods is None:  # rounding is exact along axes; else the nearest is among neighbours
+            vectors = (vectors.unsqueeze(-2) + self._neighbours.to(x)).flatten(-3, -2)
+        best = vectors.square().sum(-1).argmin(-1)
+        return vectors.gather(-2, best[..., None, None].expand(*best.shape, 1, self.dim)).squeeze(-2)
+
+    def _corners(self) -> Tensor:
+        """The corners of the centred cell of the lattice, (2^r, n)."""
+        signs = list(itertools.product((-0.5, 0.5), repeat=self.rank))
+        return self.lattice.new_tensor(signs).reshape(2**self.rank, self.rank) @ self.lattice.T
+
+    @cached_property
+    def _neighbours(self) -> Tensor:
+        """Lattice vectors b, 0 first, to which some point p of the centred cell is nearer than to 0 (L, n):
+        |p - b| < |p| where p . b > |b|^2 / 2, and p . b is greatest at a corner of the cell."""
+        corners = self._corners()
+        vectors = corners.new_tensor(self._short_vectors(2 * corners.norm(dim=1).max().item()))
+        length = vectors.square().sum(1)
+        return vectors[((vectors @ corners.T).amax(1) > 0.5 * length * (1 + 1e-9)) | (length == 0)]
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        squared = self.difference(x, y).square().sum(-1)
+        # sqrt has no gradient at 0; at equal points take 0, a subgradient of the distance.
+        return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
+
+    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
+        if self.volume == math.inf:
+            raise ValueError(f"{self!r} is not compact: it carries no uniform distribution")
+        cell = torch.rand(*shape, self.rank, dtype=dtype, device=device)
+        return cell @ self.lattice.T.to(cell)
+
+    # --- features by harmonics ---------------------------------------------------------------
+
+    @cached_property
+    def _harmonics(self) -> Harmonics:
+
+        return embedding_harmonics(self)
+
+    @property
+    def num_features(self) -> int:  # type: ignore[override]
+        return self._harmonics.num_features
+
+    def embed(self, x: Tensor) -> Tensor:
+        self._check_lift(x)
+        return self._harmonics(x)
+
+    def retract(self, y: Tensor) -> Tensor:
+        """Nearest point of the embedded space, by a grid search and Gauss-Newton steps."""
+
+        self._check_features(y)
+        return nearest_flat_point(self, y)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FlatManifold):
+            return NotImplemented
+        return all(
+            a.shape == b.shape and bool(torch.allclose(a, b))
+            for a, b in (
+                (self.lattice, other.lattice),
+                (self.linear, other.linear),
+                (self.shift, other.shift),
+            )
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.dim, self.rank, self.num_sheets))
+
+    def __repr__(self) -> str:
+        return f"FlatManifold(dim={self.dim}, rank={self.rank}, num_sheets={self.num_sheets})"
+
+
+def _periods(lattice: Tensor) -> Tensor | None:
+    """The period along each axis, ``inf`` where there is none; None if the lattice is not along axes."""
+    if ((lattice.abs() > 1e-12).sum(0) > 1).any():
+        return None
+    periods = lattice.abs().sum(1)
+    return torch.where(periods > 0, periods, math.inf)

@@ -1,0 +1,1 @@
+"""What every folder uses: checks of arguments, files written whole, helpers for autograd."""

@@ -1,0 +1,248 @@
+"""Training of a CoveringVAE: spectral warm start, gentle start, coverage, early stopping, resuming."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from topoprior.spaces.flat.harmonics import Harmonics
+from topoprior.spaces.flat.manifold import FlatManifold
+from topoprior.topology.features import spectral_features
+from topoprior.topology.spectral import Fit, WarmStart, extend, warm_start
+from topoprior.utils.checks import check_data, check_int, check_positive, fingerprint
+from topoprior.vae.model import CoveringVAE
+from topoprior.vae.run import Run
+
+_REGRESSION_BATCH, _REGRESSION_STEPS, _REGRESSION_DATA = 256, 1000, 8000
+_REGRESSION_SHARE = 0.2  # of the data that training sees, at most this much is seen before
+_WRONG = 0.6  # a warm start that fits worse than this is not used
+
+
+class History(NamedTuple):
+    """Negative ELBO per example (nats) after every epoch, and how well the warm start fitted.
+
+    ``fit`` holds the numbers of :class:`~topoprior.topology.spectral.Fit`; ``residual`` the
+    first of them; None without a warm start.
+    """
+
+    train: list[float]
+    validation: list[float]
+    residual: float | None
+    fit: dict[str, float] | None = None
+
+
+def fit(
+    vae: CoveringVAE,
+    x: Tensor,
+    *,
+    validation: Tensor | None = None,
+    epochs: int = 50,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    warm: bool = True,
+    coverage: float = 30.0,
+    patience: int | None = None,
+    precision: torch.dtype | None = None,
+    seed: int | None = None,
+    checkpoint: Path | str | None = None,
+    progress: bool = True,
+) -> History:
+    """Maximize the ELBO of ``vae`` on ``x`` (N, *data_shape) with Adam; the best state is kept.
+
+    Three things keep the encoder in the right homotopy class: the spectral warm start (regression of the
+    encoder's features on those of landmarks and their neighbours), a learning rate that starts gently, and
+    for the first half of training a coverage term, ``coverage`` times the squared mean of the lowest
+    harmonics over the batch. It vanishes when the aggregate posterior is uniform: a maximum mean discrepancy.
+
+    Uses torch's global random state. The state with the best validation ELBO (training ELBO without
+    ``validation``) is restored at the end. Data may stay on the CPU while the model is elsewhere.
+
+    Args:
+        patience: stop after so many epochs without improvement; default never.
+        warm: do the warm start (not on Euclidean space).
+        precision: dtype of the networks' arithmetic in training, such as ``torch.bfloat16``: twice as
+            fast on processors that have it; validation and the result are in the model's own.
+        seed: calls `torch.manual_seed` first.
+        checkpoint: a file that is rewritten after every epoch. If it is there, training goes on from it
+            to the same numbers as without the interruption.
+
+    Raises:
+        TypeError: data that are no tensor of the model's dtype, a number of another kind.
+        ValueError: an argument out of range, data that are empty, of another shape, not finite or (Bernoulli) not
+            in [0, 1], or a checkpoint of another training, model or data; the message says which.
+        CheckpointError: a damaged checkpoint.
+    """
+    check_int("epochs", epochs)
+    check_int("batch_size", batch_size)
+    if patience is not None:
+        check_int("patience", patience)
+    check_positive("learning_rate", learning_rate)
+    check_positive("coverage", coverage, zero=True)
+    if precision is not None and not (isinstance(precision, torch.dtype) and precision.is_floating_point):
+        raise TypeError(f"precision: expected a floating-point torch.dtype or None, found {precision!r}")
+    for name, data in (("x", x), ("validation", validation)):
+        if name == "x" or data is not None:
+            _check(vae, name, data)
+    if seed is not None:
+        torch.manual_seed(seed)
+    settings: dict[str, Any] = {}
+    if checkpoint is not None:  # all that decides the numbers; data are hashed, so not otherwise
+        settings = {
+            "space": repr(vae.covering),
+            "likelihood": vae.likelihood,
+            "scale": vae.scale,
+            "prior_scale": vae.prior_scale,
+            "x": fingerprint(x),
+            "validation": fingerprint(validation),
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "warm": warm,
+            "coverage": coverage,
+            "precision": str(precision),
+            "seed": seed,
+        }
+    run = Run(vae, settings, epochs * math.ceil(len(x) / batch_size), learning_rate)
+    path = None if checkpoint is None else Path(checkpoint)
+    resumed = path is not None and path.exists()
+    if path is not None and resumed:
+        run.load(path)
+    elif warm and not _is_euclidean(vae):
+        with _precision(vae, precision):
+            run.fit = _warm(vae, x, epochs)
+    spread = _spread(vae) if coverage else None
+
+    total_epochs = range(len(run.train), epochs)
+    bar = tqdm(
+        total_epochs,
+        desc=f"VAE on {vae.covering!r}",
+        initial=len(run.train),
+        total=epochs,
+        disable=not progress,
+        unit="epoch",
+    )
+    for epoch in bar:
+        if run.is_over(patience):
+            break
+        weight = coverage * max(0.0, 1 - 2 * epoch / epochs)
+        with _precision(vae, precision):
+            run.train.append(_epoch(vae, x, batch_size, run, spread if weight else None, weight))
+        if validation is not None:
+            run.validation.append(_negative_elbo(vae, validation))
+        run.keep_best()
+        bar.set_postfix(negative_elbo=f"{(run.validation or run.train)[-1]:.3f}")
+        if path is not None:
+            run.save(path)
+    if run.best_state is not None:
+        vae.load_state_dict(run.best_state)
+    return History(run.train, run.validation, None if run.fit is None else run.fit["residual"], run.fit)
+
+
+def _epoch(
+    vae: CoveringVAE,
+    x: Tensor,
+    batch_size: int,
+    run: Run,
+    spread: Callable[[Tensor], Tensor] | None,
+    weight: float,
+) -> float:
+    device = next(vae.parameters()).device
+    total = torch.zeros((), device=device)
+    for rows in torch.randperm(len(x)).split(batch_size):
+        elbo, z = vae.elbo_and_draws(x[rows.to(x.device)].to(device))
+        loss = -elbo.value.mean()
+        if spread is not None:
+            loss = loss + weight * spread(z[0]).mean(0).square().sum()
+        run.optimizer.zero_grad()
+        loss.backward()
+        run.optimizer.step()
+        run.schedule.step()
+        total -= elbo.value.detach().sum()
+    return total.item() / len(x)
+
+
+@contextlib.contextmanager
+def _precision(vae: CoveringVAE, precision: torch.dtype | None) -> Any:
+    before = vae.precision
+    vae.precision = precision or before
+    try:
+        yield
+    finally:
+        vae.precision = before
+
+
+def _is_euclidean(vae: CoveringVAE) -> bool:
+    return isinstance(vae.covering, FlatManifold) and vae.covering.rank == 0
+
+
+def _spread(vae: CoveringVAE) -> Callable[[Tensor], Tensor] | None:
+    """The harmonics whose means over the data should vanish."""
+    space = vae.covering
+    if _is_euclidean(vae):
+        return None
+    if isinstance(space, FlatManifold) and space.rank < space.dim:
+        return Harmonics(space, 1 + 2 * space.rank).select(slice(1, None))
+    return spectral_features(space).features
+
+
+def _warm(vae: CoveringVAE, x: Tensor, epochs: int) -> dict[str, float]:
+    start = warm_start(x, vae.covering, open_scale=vae.prior_scale)
+    numbers: Fit = start.fit
+    if numbers.mismatch < _WRONG:
+        share = _REGRESSION_SHARE * epochs * len(x) / _REGRESSION_BATCH
+        steps = max(400, min(_REGRESSION_STEPS, round(share)))
+        _regress(vae, x, extend(x, start, vae.covering, min(len(x), _REGRESSION_DATA)), steps)
+    return {name: value for name, value in numbers._asdict().items() if name != "latents"}
+
+
+def _regress(vae: CoveringVAE, x: Tensor, start: WarmStart, steps: int) -> None:
+    """Pretrain: the encoder to emit the embedded latents, the decoder to read them."""
+    device = next(vae.parameters()).device
+    data, latents = x[start.rows].to(device), start.latents.to(device)
+    target = vae.covering.embed(latents)
+    networks = [*vae.encoder.parameters(), *vae.decoder.parameters()]
+    optimizer = torch.optim.Adam(networks, lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        rows = torch.randint(len(data), (min(_REGRESSION_BATCH, len(data)),)).to(device)
+        error = (vae.encoder_features(data[rows]) - target[rows]).square().mean()
+        # The two terms share no parameters, so their balance does not matter to Adam.
+        loss = error - vae._log_likelihood(data[rows], latents[rows]).mean() / x[0].numel()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+@torch.no_grad()
+def negative_elbo(vae: CoveringVAE, x: Tensor, *, num_samples: int = 4, batch_size: int = 1024) -> float:
+    """Mean negative ELBO of ``x`` (N, *data_shape) per example, in nats.
+
+    Raises:
+        TypeError, ValueError: as of :func:`fit`.
+    """
+    check_int("num_samples", num_samples)
+    check_int("batch_size", batch_size)
+    _check(vae, "x", x)
+    return _negative_elbo(vae, x, num_samples, batch_size)
+
+
+@torch.no_grad()
+def _negative_elbo(vae: CoveringVAE, x: Tensor, num_samples: int = 1, batch_size: int = 1024) -> float:
+    device = next(vae.parameters()).device
+    parts = [
+        vae.elbo_and_draws(part.to(device), num_samples)[0].value.sum() for part in x.split(batch_size)
+    ]
+    return -torch.stack(parts).sum().item() / len(x)
+
+
+def _check(vae: CoveringVAE, name: str, x: Tensor | None) -> None:
+    dtype = next(vae.parameters()).dtype
+    check_data(name, x, shape=vae.data_shape, dtype=dtype, unit=vae.likelihood == "bernoulli")
