@@ -134,6 +134,31 @@ def test_posterior_starts_around_a_draw(prior):
     assert 0.8 < start / draw < 1.25
 
 
+def test_the_latent_mask_leaves_out_what_weights_are_linear_in(prior):
+    """Without amplitudes there are no weights, whatever the latents; without a mask all of loc is amplitudes."""
+    posterior = one_posterior(prior)
+    mask = posterior.latent_mask()
+    amplitudes = torch.ones_like(posterior.loc, dtype=torch.bool) if mask is None else ~mask
+    assert amplitudes.shape == posterior.loc.shape
+    with torch.no_grad():
+        if mask is not None:
+            before = posterior.mean().clone()
+            posterior.loc[mask] += 0.1
+            assert not torch.allclose(posterior.mean(), before)
+        posterior.loc[amplitudes] = 0
+        if getattr(posterior, "residual", None) is not None:
+            posterior.residual.loc.zero_()
+        assert posterior.mean().abs().max() == 0
+
+
+def test_compile_says_whether_it_concerns_a_posterior(prior):
+    posterior = one_posterior(prior)
+    concerned = posterior.compile_(True)
+    assert concerned is getattr(posterior, "compiled", False)
+    posterior.compile_(False)
+    assert not getattr(posterior, "compiled", False)
+
+
 def test_every_parameter_gets_a_finite_gradient(prior):
     posterior = one_posterior(prior)
     (posterior().square().sum() + posterior.kl()).backward()

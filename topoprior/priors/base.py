@@ -63,6 +63,18 @@ class WeightPosterior(nn.Module, ABC):
         """Narrow the posterior, in place, so that each of its parts (a weight, an amplitude, a residual)
         gives weights a standard deviation of at most ``std``. One without stds of its own does nothing."""
 
+    def latent_mask(self) -> Tensor | None:
+        """Which entries of the parameter ``loc`` are latents: points of a space, not amplitudes or weights.
+
+        Boolean, of the shape of ``loc``; None where there are none. Latents want larger steps than weights, and
+        no weight decay.
+        """
+        return None
+
+    def compile_(self, on: bool = True) -> bool:
+        """Compile draws and KL from now on, or stop to; whether this posterior has anything to compile."""
+        return False
+
     def fill_buffers(self) -> None:  # noqa: B027 - not abstract: most posteriors have none
         """Write into the buffers what is known from the prior: after ``to_empty`` they hold anything."""
 

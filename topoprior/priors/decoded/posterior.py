@@ -80,6 +80,15 @@ class DecoderPosterior(WeightPosterior):
         """Stds of z, (out, in, dim)."""
         return self.log_scale[: self.dim].exp().movedim(0, -1)
 
+    def latent_mask(self) -> Tensor:
+        mask = torch.zeros_like(self.loc, dtype=torch.bool)
+        mask[: self.dim] = True
+        return mask
+
+    def compile_(self, on: bool = True) -> bool:
+        self.compiled = on
+        return True
+
     def fill_buffers(self) -> None:
         self.factors.fill_buffers()
         alpha_scale, beta_scale = self.scales
@@ -229,6 +238,11 @@ class EuclideanDecoderPosterior(WeightPosterior):
         self.decoder = copy.deepcopy(prior.decoder).to(self.loc)
         self.factors = BoundedScale(2, prior.empirical_bayes, **options)
         self.reset_parameters()
+
+    def latent_mask(self) -> Tensor:
+        mask = torch.zeros_like(self.loc, dtype=torch.bool)
+        mask[..., : self.prior.dim] = True
+        return mask
 
     def fill_buffers(self) -> None:
         self.factors.fill_buffers()
