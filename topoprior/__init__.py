@@ -68,6 +68,8 @@ from topoprior.spaces import (
 from topoprior.topology import Identification, identify_covering
 from topoprior.vae import CoveringVAE
 
+__version__ = "0.1.0"
+
 __all__ = [
     # folders
     "distributions",
