@@ -12,7 +12,7 @@ from typing import Any
 from experiments.common.document import markdown_table
 from experiments.klein_circles.images import ImageSet
 from experiments.klein_circles.targets import LOOPS, targets
-from topoprior.topology.loops import SAFE_STEP, shortest_loop
+from topoprior.topology.loops import SAFE_STEP
 from topoprior.topology.spectral import Fit
 
 Run = dict[str, Any]
@@ -98,7 +98,7 @@ def _checked(run: Run, images: ImageSet) -> Run:
         # The scale of an open direction is the prior's, not that of the generating points.
         results.pop("isometry distance", None)
     if "largest step" in results:
-        results["largest step"] /= shortest_loop(images.space)
+        results["largest step"] /= images.space.shortest_loop
         if results["largest step"] > SAFE_STEP:
             results[LOOPS] = None
     return {**run, "results": results}

@@ -48,7 +48,10 @@ def evaluate(
             results["isometry distance"] = isometry_distance(vae.covering, points[some], latents)
         report = follow_loops(vae.covering, lambda p: vae.latents(images.render(p.float())))
         results["loops kept"] = report.preserved
-        results["loops"] = [{"linear": a.tolist(), "shift": t.tolist()} for a, t in report.images]
+        results["loops"] = [
+            {"linear": g[:-1, :-1].tolist(), "shift": g[:-1, -1].tolist()} for g in report.images
+        ]
+        results["broken relations"] = report.broken
         results["largest step"] = report.largest_step
     if topology_points:
         generator = torch.Generator().manual_seed(28 + _PUBLISHED_SUBSET)

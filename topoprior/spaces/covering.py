@@ -12,9 +12,13 @@ emits into a point.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from topoprior.spaces.deck import DeckGroup
 
 
 class Covering(ABC):
@@ -26,6 +30,8 @@ class Covering(ABC):
         num_features: number of coordinates of :meth:`embed`.
         num_sheets: sheets over the base of the largest covering space that carries a uniform law.
         volume: volume of the base, ``inf`` where it is not compact.
+        deck_group: the deck transformations: generators, relations, what generates all.
+        shortest_loop: length of the shortest loop that cannot be drawn together, ``inf`` where every loop can.
     """
 
     dim: int
@@ -33,6 +39,8 @@ class Covering(ABC):
     num_features: int
     num_sheets: int
     volume: float
+    deck_group: DeckGroup
+    shortest_loop: float
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
@@ -60,6 +68,21 @@ class Covering(ABC):
     @abstractmethod
     def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
         """Lifts of points drawn uniformly from the base, shape (*shape, cover_dim)."""
+
+    @abstractmethod
+    def nearest_deck(self, x: Tensor, y: Tensor) -> Tensor:
+        """The deck transformations that take the lifts ``y`` nearest to ``x``, both (..., cover_dim).
+
+        Matrices [[A, t], [0, 1]] of x -> A x + t, (..., cover_dim + 1, cover_dim + 1), float64, on the CPU.
+        """
+
+    @abstractmethod
+    def cover_path(self, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
+        """Points at s in [0, 1] (M,) of a shortest path of the cover between two lifts (cover_dim,), (M, cover_dim)."""
+
+    @abstractmethod
+    def generic_points(self, count: int) -> Tensor:
+        """Lifts without symmetries, near 0 along open directions, the same every time, (count, cover_dim), float64."""
 
     def same_point(self, x: Tensor, y: Tensor, atol: float = 1e-5) -> Tensor:
         """Whether ``x`` and ``y`` are lifts of one point, up to distance ``atol``. Shape (...)."""

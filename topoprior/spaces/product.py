@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from topoprior.spaces.covering import Covering
+from topoprior.spaces.deck import DeckGroup, block_diagonal
 from topoprior.spaces.flat.manifold import FlatManifold
 
 
@@ -107,6 +109,27 @@ class Product(_Parts):
         squared = torch.stack([part.distance(a, b).square() for part, a, b in pairs], -1).sum(-1)
         return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
 
+    @cached_property
+    def deck_group(self) -> DeckGroup:  # type: ignore[override]
+        groups = [part.deck_group for part in self.parts]
+        lattice = _block_lattice([group.lattice for group in groups])
+        return DeckGroup(lattice, *_block_cosets([(group.linear, group.shift) for group in groups]))
+
+    @cached_property
+    def shortest_loop(self) -> float:  # type: ignore[override]
+        return min(part.shortest_loop for part in self.parts)
+
+    def generic_points(self, count: int) -> Tensor:
+        return torch.cat([part.generic_points(count) for part in self.parts], -1)
+
+    def nearest_deck(self, x: Tensor, y: Tensor) -> Tensor:
+        pairs = zip(self.parts, self.split(x), self.split(y), strict=True)
+        return block_diagonal([part.nearest_deck(a, b) for part, a, b in pairs])
+
+    def cover_path(self, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
+        pairs = zip(self.parts, self.split(x), self.split(y), strict=True)
+        return torch.cat([part.cover_path(a, b, s) for part, a, b in pairs], -1)
+
     def _move(self, x: Tensor, v: Tensor) -> Tensor:
         moves = zip(self.parts, self.split(x), self.split(v), strict=True)
         return torch.cat([part._move(a, b) for part, a, b in moves], -1)
@@ -126,17 +149,19 @@ class FlatProduct(_Parts, FlatManifold):
 
     def __init__(self, *coverings: FlatManifold) -> None:
         self.parts = coverings
-        block: Callable[..., Tensor] = torch.block_diag
-        cosets = [
-            (
-                block(*(part.linear[j] for part, j in choice)),
-                torch.cat([part.shift[j] for part, j in choice]),
-            )
-            for choice in itertools.product(
-                *([(part, j) for j in range(part.num_sheets)] for part in coverings)
-            )
-        ]
-        super().__init__(_block_lattice([part.lattice for part in coverings]), cosets[1:])
+        linear, shift = _block_cosets([(part.linear, part.shift) for part in coverings])
+        super().__init__(
+            _block_lattice([part.lattice for part in coverings]),
+            list(zip(linear[1:], shift[1:], strict=True)),
+        )
+
+
+def _block_cosets(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Every combination of isometries (A (m, d, d), t (m, d)) of the factors, the first of all first."""
+    block: Callable[..., Tensor] = torch.block_diag
+    choices = list(itertools.product(*(zip(linear, shift, strict=True) for linear, shift in parts)))
+    linear = torch.stack([block(*(a for a, _ in choice)) for choice in choices])
+    return linear, torch.stack([torch.cat([t for _, t in choice]) for choice in choices])
 
 
 def _block_lattice(lattices: list[Tensor]) -> Tensor:

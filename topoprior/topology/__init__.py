@@ -4,15 +4,7 @@ from topoprior.topology.features import low_harmonics, spectral_features
 from topoprior.topology.homology import betti_numbers, betti_reading, farthest_points, persistence
 from topoprior.topology.identify import Identification, identify_covering
 from topoprior.topology.isometries import isometry_distance
-from topoprior.topology.loops import (
-    LoopReport,
-    deck_element,
-    follow_loops,
-    generators,
-    lift_path,
-    path_to,
-    shortest_loop,
-)
+from topoprior.topology.loops import LoopReport, follow_loops, lift_path
 from topoprior.topology.scores import continuity, pairwise_distances, seam_jump, trustworthiness
 from topoprior.topology.spectral import Fit, WarmStart, extend, fit_covering, warm_start
 
@@ -24,21 +16,17 @@ __all__ = [
     "betti_numbers",
     "betti_reading",
     "continuity",
-    "deck_element",
     "extend",
     "farthest_points",
     "fit_covering",
     "follow_loops",
-    "generators",
     "identify_covering",
     "isometry_distance",
     "lift_path",
     "low_harmonics",
     "pairwise_distances",
-    "path_to",
     "persistence",
     "seam_jump",
-    "shortest_loop",
     "spectral_features",
     "trustworthiness",
     "warm_start",

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from topoprior.spaces.covering import Covering
+from topoprior.spaces.deck import DeckGroup, affine
 from topoprior.spaces.embedding import _GRID, _LEAST_SLOPE, _MOST_FEATURES, _Slopes, nearest_point
-from topoprior.spaces.flat.group import check_group, generate_group
+from topoprior.spaces.flat.group import check_group, generate_group, shortest_loop
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.lattices import short_vectors
 
@@ -31,11 +32,11 @@ def embedding_harmonics(space: FlatManifold) -> Harmonics:
     return lowest.select(columns)
 
 
-def _random(space: FlatManifold, count: int) -> Tensor:
+def _random(space: FlatManifold, count: int, width: float = 1.0) -> Tensor:
     # numpy's generator, because the first use of a space may be inside torch.func.vmap
     generator = np.random.default_rng(0)
     cell = torch.from_numpy(generator.random((count, space.rank)))
-    open_part = torch.from_numpy(generator.standard_normal((count, space.dim - space.rank)))
+    open_part = width * torch.from_numpy(generator.standard_normal((count, space.dim - space.rank)))
     return cell @ space.lattice.T + open_part @ space.across_basis.T
 
 
@@ -107,9 +108,8 @@ class FlatManifold(Covering):
         compact = self.rank == n
         self.volume = gram.det().sqrt().item() / self.num_sheets if compact else math.inf
         q = torch.linalg.qr(self.lattice, mode="complete").Q
-        self.across_basis = q[
-            :, self.rank :
-        ]  # orthonormal, of the directions across the lattice (n, n - r)
+        # Orthonormal, of the directions across the lattice, (n, n - r).
+        self.across_basis = q[:, self.rank :]
         self._dual = torch.linalg.pinv(self.lattice).T
         self.periods = _periods(self.lattice)
         # As Python numbers, which compiled code sees as constants.
@@ -121,9 +121,8 @@ class FlatManifold(Covering):
         self._moves = moves.norm(dim=-1).amax(-1).tolist()
         self._periods = None if self.periods is None else self.periods.tolist()
         if self.periods is None and self.rank < 4:
-            _ = (
-                self._neighbours
-            )  # now: its first use may be traced, and a search in many dimensions is slow
+            # Now: its first use may be traced, and a search in many dimensions is slow.
+            _ = self._neighbours
 
     @classmethod
     def from_generators(cls, generators: Sequence[Isometry]) -> FlatManifold:
@@ -236,11 +235,34 @@ class FlatManifold(Covering):
         cell = torch.rand(*shape, self.rank, dtype=dtype, device=device)
         return cell @ self.lattice.T.to(cell)
 
+    # --- loops -------------------------------------------------------------------------------
+
+    @cached_property
+    def deck_group(self) -> DeckGroup:  # type: ignore[override]
+        return DeckGroup(self.lattice, self.linear, self.shift)
+
+    @cached_property
+    def shortest_loop(self) -> float:  # type: ignore[override]
+        return shortest_loop(self.lattice, self.linear, self.shift)
+
+    def generic_points(self, count: int) -> Tensor:
+        return _random(self, count, 0.1)
+
+    def nearest_deck(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = x.detach().double().cpu(), y.detach().double().cpu()
+        away = (x + self.difference(x, y)).unsqueeze(-2) - self.sheets(y)
+        sheet = self.wrap(away).square().sum(-1).argmin(-1)  # the one that a lattice vector leads to
+        away = away.gather(-2, sheet[..., None, None].expand(*sheet.shape, 1, self.dim)).squeeze(-2)
+        cells = self.lattice_coordinates(away).round() @ self.lattice.T
+        return affine(self.linear[sheet], self.shift[sheet] + cells)
+
+    def cover_path(self, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
+        return x + s.to(x).unsqueeze(1) * (y - x)
+
     # --- features by harmonics ---------------------------------------------------------------
 
     @cached_property
     def _harmonics(self) -> Harmonics:
-
         return embedding_harmonics(self)
 
     @property
@@ -253,7 +275,6 @@ class FlatManifold(Covering):
 
     def retract(self, y: Tensor) -> Tensor:
         """Nearest point of the embedded space, by a grid search and Gauss-Newton steps."""
-
         self._check_features(y)
         return nearest_flat_point(self, y)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from topoprior.spaces.covering import Covering
+from topoprior.spaces.deck import DeckGroup, affine
 from topoprior.spaces.embedding import _GRID, _LEAST_SLOPE, _MOST_MONOMIALS, _Slopes, nearest_point
 from topoprior.spaces.spherical.group import check_spherical_group
 from topoprior.spaces.spherical.harmonics import SphericalHarmonics, invariant_harmonics
@@ -143,6 +144,35 @@ class SphericalSpaceForm(Covering):
 
     def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
         return normalized(torch.randn(*shape, self.cover_dim, dtype=dtype, device=device))
+
+    # --- loops ---------------------------------------------------------------------------------
+
+    @cached_property
+    def deck_group(self) -> DeckGroup:  # type: ignore[override]
+        zero = torch.zeros(self.cover_dim, self.num_sheets, dtype=torch.float64)
+        return DeckGroup(zero[:, :0], self.elements, zero.T)
+
+    @property
+    def shortest_loop(self) -> float:  # type: ignore[override]
+        return self.shortest if self.num_sheets > 1 else math.inf
+
+    def generic_points(self, count: int) -> Tensor:
+        return sphere_grid(self.cover_dim, count)
+
+    def nearest_deck(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = x.detach().double().cpu(), y.detach().double().cpu()
+        nearest = (self._images(y) * x.unsqueeze(-2)).sum(-1).argmax(-1)
+        return affine(self.elements[nearest], torch.zeros_like(x + y))
+
+    def cover_path(self, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
+        """Of a great circle; between antipodes, of one of them."""
+        cosine = x @ y
+        across = y - cosine * x
+        angle = s.to(x).unsqueeze(1) * torch.atan2(across.norm(), cosine)
+        if across.norm() < 1e-6:
+            axis = torch.eye(self.cover_dim).to(x)[x.abs().argmin()]
+            across = axis - (axis @ x) * x
+        return angle.cos() * x + angle.sin() * normalized(across)
 
     # --- features by invariant polynomials -----------------------------------------------------
 
