@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from topoprior.utils.autograd import then, with_slopes
+
 # Below these stds the wrapped normal's entropy is the normal's to rounding (the gap is about Q(1 / 2s)).
 NARROW = {torch.float32: 0.085, torch.float64: 0.066}
 _DEGREE = {torch.float32: 16, torch.float64: 42}
@@ -35,7 +37,7 @@ def kappa(scale: Tensor) -> Tensor:
     """
     known = scale if scale.dtype in NARROW else scale.float()
     if known.requires_grad and torch.is_grad_enabled():
-        value = _KappaAndSlope.apply(known)[0]
+        value = _differentiable(known)
     else:
         value = _kappa_and_slope(known, (0,))[0]
     return value.to(scale.dtype)
@@ -82,16 +84,10 @@ def _polynomials(dtype: torch.dtype) -> tuple[float, list[float], list[float]]:
 _POLYNOMIALS = {dtype: _polynomials(dtype) for dtype in NARROW}
 
 
-def _then(x: Tensor, operation: str, *arguments: Any) -> Tensor:
-    """x.operation(*arguments), in place where nothing is differentiated: allocating a tensor costs more
-    than the arithmetic on it. For tensors that the caller has made."""
-    return getattr(x, operation if torch.is_grad_enabled() else operation + "_")(*arguments)
-
-
 def _horner(w: Tensor, coefficients: list[float]) -> Tensor:
     value = torch.full_like(w, coefficients[-1])
     for c in reversed(coefficients[:-1]):
-        value = _then(_then(value, "mul", w), "add", c)
+        value = then(then(value, "mul", w), "add", c)
     return value
 
 
@@ -107,40 +103,23 @@ def _kappa_and_slope(scale: Tensor, orders: tuple[int, ...]) -> list[Tensor]:
     narrow = NARROW[scale.dtype]
     r_max, *polynomials = _POLYNOMIALS[scale.dtype]
     half = scale.clamp(narrow, _UNIFORM[scale.dtype]).square()
-    half = _then(half, "mul", -2 * math.pi**2)
+    half = then(half, "mul", -2 * math.pi**2)
     r = half.exp()
-    r = _then(r, "mul", r)
-    w = _then(r * (2 / r_max), "sub", 1)
+    r = then(r, "mul", r)
+    w = then(r * (2 / r_max), "sub", 1)
     found: list[Tensor] = []
     for order in orders:
-        value = _then(_horner(w, polynomials[order]), "mul", r)
+        value = then(_horner(w, polynomials[order]), "mul", r)
         if order == 0:
-            bits = _then((scale * (2 / narrow)).clamp(max=2), "log2")
-            value = _then(value, "sub", _then(_then(bits, "sub", 1), "mul", math.log(2)))
+            bits = then((scale * (2 / narrow)).clamp(max=2), "log2")
+            value = then(value, "sub", then(then(bits, "sub", 1), "mul", math.log(2)))
         else:  # d r / d s = 4 r half / s; the polynomial holds the 4
-            value = _then(_then(value, "mul", half), "div", scale)
+            value = then(then(value, "mul", half), "div", scale)
         found.append(value)
     return found
 
 
-class _KappaAndSlope(torch.autograd.Function):
-    """Value and derivative from one polynomial each: a third of the work of differentiating Horner."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(scale: Tensor) -> tuple[Tensor, Tensor]:
-        value, slope = _kappa_and_slope(scale, (0, 1))
-        return value, slope
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> Tensor:
-        scale, slope = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again: as a function of the scale
-            (slope,) = _kappa_and_slope(scale, (1,))
-        return grad * slope
+@with_slopes
+def _differentiable(scale: Tensor) -> tuple[Tensor, ...]:
+    """One polynomial each: a third of the work of differentiating Horner."""
+    return tuple(_kappa_and_slope(scale, (0, 1)))

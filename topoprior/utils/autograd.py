@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,16 +17,69 @@ def then(x: Tensor, operation: str, *arguments: Any, **options: Any) -> Tensor:
     return getattr(x, operation if torch.is_grad_enabled() else operation + "_")(*arguments, **options)
 
 
-def batches_first(in_dims: Sequence[int | None], *tensors: Tensor) -> list[Tensor]:
-    """For the ``vmap`` of an elementwise function, which takes the batch as one more dimension."""
-    return [x.unsqueeze(0) if d is None else x.movedim(d, 0) for x, d in zip(tensors, in_dims, strict=True)]
-
-
-def in_blocks(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+def in_blocks(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
     """An elementwise function of tensors of one shape. A CPU takes pieces that stay in its cache."""
-    like = tensors[0]
-    if like.numel() <= BLOCK or like.device.type != "cpu" or torch.compiler.is_compiling():
-        return function(*tensors)
-    pieces = zip(*(x.reshape(-1).split(BLOCK) for x in tensors), strict=True)
-    results = zip(*(function(*piece) for piece in pieces), strict=True)
-    return tuple(torch.cat(parts).view(like.shape) for parts in results)
+
+    @functools.wraps(function)
+    def pieced(*tensors: Tensor, **constants: Any) -> tuple[Tensor, ...]:
+        like = tensors[0]
+        small = like.numel() <= BLOCK or like.device.type != "cpu"
+        if small or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return function(*tensors, **constants)
+        pieces = zip(*(x.reshape(-1).split(BLOCK) for x in tensors), strict=True)
+        results = zip(*(function(*piece, **constants) for piece in pieces), strict=True)
+        return tuple(torch.cat(parts).view(like.shape) for parts in results)
+
+    return pieced
+
+
+def with_slopes(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Tensor]:
+    """An elementwise function that returns its value and its slopes, as one whose value is differentiable.
+
+    The slopes are computed with the value, where intermediate results are there already and nothing has to be
+    kept, and again as differentiable functions where they are themselves to be differentiated.
+
+    Args:
+        function: tensors of one shape -> (value, slope in each of them); keywords are constants.
+
+    Example:
+        >>> square = with_slopes(lambda x: (x * x, 2 * x))
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> torch.autograd.grad(square(x).sum(), x)
+        (tensor([6.]),)
+    """
+
+    @functools.wraps(function)
+    def value(*tensors: Tensor, **constants: Any) -> Tensor:
+        bound = functools.partial(function, **constants) if constants else function
+        return _WithSlopes.apply(bound, *tensors)[0]
+
+    return value
+
+
+class _WithSlopes(torch.autograd.Function):
+    @staticmethod
+    def forward(function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(function(*tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.function, *tensors = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*tensors, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        half = len(ctx.saved_tensors) // 2
+        tensors, slopes = ctx.saved_tensors[:half], ctx.saved_tensors[half:]
+        if torch.is_grad_enabled():  # to be differentiated again: as functions of the tensors
+            slopes = ctx.function(*tensors)[1:]
+        needed = zip(slopes, ctx.needs_input_grad[1:], strict=True)
+        return None, *(grad * slope if need else None for slope, need in needed)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, function: Callable, *tensors: Tensor) -> tuple[Any, Any]:
+        # An elementwise function takes the batch as one more dimension.
+        pairs = zip(tensors, in_dims[1:], strict=True)
+        first = [x.unsqueeze(0) if d is None else x.movedim(d, 0) for x, d in pairs]
+        return _WithSlopes.apply(function, *torch.broadcast_tensors(*first)), (0,) * (1 + len(tensors))

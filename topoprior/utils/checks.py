@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from topoprior.utils.tracing import values_known
+
 
 def check_module(model: Any) -> None:
     if not isinstance(model, nn.Module):
@@ -104,8 +106,7 @@ def check_values(name: str, x: Tensor, *, unit: bool = False) -> None:
 
     Inside torch.compile and torch.func there are no values to read, and nothing is checked.
     """
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    if torch.compiler.is_compiling() or wrapped(x) or x.numel() == 0:
+    if not values_known(x) or x.numel() == 0:
         return
     low, high = torch.stack(torch.aminmax(x.detach())).tolist()  # NaN is passed on
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -1,4 +1,4 @@
-"""Whether values can be looked at: not under vmap, not while torch.compile traces."""
+"""Whether values can be looked at."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ import torch
 from torch import Tensor
 
 
-def usable(*tensors: Tensor) -> bool:
-    """Whether a compiled formula takes these: not inside another compilation, not under vmap."""
+def values_known(*tensors: Tensor) -> bool:
+    """Whether the values can be read: not while torch.compile traces, not under torch.func, not on the meta device."""
+    if torch.compiler.is_compiling():
+        return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return not (torch.compiler.is_compiling() or any(wrapped(t) for t in tensors))
+    return not any(wrapped(t) or t.is_meta for t in tensors)
 
 
 def is_known_false(mask: Tensor) -> bool:
-    """Whether no entry is true; False where values cannot be looked at, under `vmap` or compilation."""
-    if torch.compiler.is_compiling():
-        return False
-    try:
-        return not bool(mask.any())
-    except RuntimeError:  # vmap
-        return False
+    """Whether no entry is true; False where values cannot be looked at."""
+    return values_known(mask) and not bool(mask.any())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from topoprior.priors.decoded import compiled as fused
 from topoprior.priors.decoded.pixels import Decoder
-from topoprior.utils.tracing import usable
+from topoprior.utils.tracing import values_known
 
 # Kernels in one block of work. A row of a block stays in the processor's cache and below the size at which
 # torch starts a second thread: on rows this short, waking a thread up costs more than it gains.
@@ -32,7 +32,7 @@ class Decode(torch.autograd.Function):
         compiled: bool,
     ) -> tuple[Tensor, Tensor]:
         noises = noise.reshape(-1, *loc.shape)
-        make = fused.draw if compiled and usable(loc, log_scale, noise) else _draw
+        make = fused.draw if compiled and values_known(loc, log_scale, noise) else _draw
         weights, steps = make(decoder, loc, log_scale, noises, scales)
         return weights.view(noise.shape[:-3] + weights.shape[1:]), steps.view(noise.shape)
 
@@ -63,7 +63,7 @@ class Decode(torch.autograd.Function):
             scale = log_scale.exp()
             steps = (steps / scale).detach() * scale
         make = _gradient
-        if ctx.compiled and not again and usable(grad, loc, steps):
+        if ctx.compiled and not again and values_known(grad, loc, steps):
             make = fused.gradient
         grad, steps = grad.to(loc.dtype).reshape(-1, *grad.shape[-3:]), steps.view(-1, *loc.shape)
         return *make(ctx.decoder, grad, loc, steps, ctx.scales), None, None, None, None

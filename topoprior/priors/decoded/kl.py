@@ -11,7 +11,7 @@ from torch import Tensor
 
 from topoprior.distributions.kappa import NARROW, kappa, kappa_and_slope
 from topoprior.priors.decoded import compiled as fused
-from topoprior.utils.tracing import usable
+from topoprior.utils.tracing import values_known
 
 _ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal
 
@@ -24,7 +24,7 @@ def latent_kl(loc: Tensor, log_scale: Tensor, periods: Sequence[float], compiled
     with one row a coordinate: the first ``len(periods)`` rows are latents, the others amplitudes in units
     of their prior's std.
     """
-    if usable(loc, log_scale):
+    if values_known(loc, log_scale):
         return _LatentKL.apply(tuple(periods), loc, log_scale, compiled)[0]
     return _plainly(periods, loc, log_scale)
 

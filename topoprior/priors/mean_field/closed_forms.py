@@ -8,15 +8,26 @@ where they are themselves to be differentiated.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from topoprior.utils.autograd import batches_first, in_blocks, then
+from topoprior.utils.autograd import in_blocks, then, with_slopes
 
 _DEGREE = {torch.float32: 18, torch.float64: 36}  # truncation below 4e-8 and 1e-13
+
+
+@with_slopes
+def _mean_abs(loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """With d/dm E|w| = erf(z) and d/dlog s E|w| = s sqrt(2 / pi) exp(-z^2), z = m / (s sqrt 2)."""
+    z = then(loc * (-log_scale).exp(), "mul", math.sqrt(0.5))
+    of_loc = z.erf()
+    # exp2, as exp of what underflows takes a CPU 30 times as long
+    exponent = then(then(z * z, "neg"), "add", log_scale)
+    bell = then(then(exponent, "mul", math.log2(math.e)), "exp2")
+    of_log_scale = then(bell, "mul", math.sqrt(2 / math.pi))
+    return torch.addcmul(of_log_scale, loc, of_loc), of_loc, of_log_scale
 
 
 def mean_abs(loc: Tensor, log_scale: Tensor) -> Tensor:
@@ -26,40 +37,7 @@ def mean_abs(loc: Tensor, log_scale: Tensor) -> Tensor:
         >>> mean_abs(torch.tensor([-3.0, 0.0]), torch.tensor([-5.0, 0.0]))
         tensor([3.0000, 0.7979])
     """
-    return _MeanAbs.apply(loc, log_scale)[0]
-
-
-def _slopes_of_mean_abs(loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """d/dm E|w| = erf(z) and d/dlog s E|w| = s sqrt(2 / pi) exp(-z^2), with z = m / (s sqrt 2)."""
-    z = then(loc * (-log_scale).exp(), "mul", math.sqrt(0.5))
-    of_loc = z.erf()
-    # exp2, as exp of what underflows takes a CPU 30 times as long
-    exponent = then(then(z * z, "neg"), "add", log_scale)
-    bell = then(then(exponent, "mul", math.log2(math.e)), "exp2")
-    return of_loc, then(bell, "mul", math.sqrt(2 / math.pi))
-
-
-class _MeanAbs(torch.autograd.Function):
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, loc: Tensor, log_scale: Tensor) -> tuple[Any, Any]:
-        return _MeanAbs.apply(*torch.broadcast_tensors(*batches_first(in_dims, loc, log_scale))), (0, 0, 0)
-
-    @staticmethod
-    def forward(loc: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        of_loc, of_log_scale = _slopes_of_mean_abs(loc, log_scale)
-        return torch.addcmul(of_log_scale, loc, of_loc), of_loc, of_log_scale
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*inputs, *output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-        loc, log_scale, of_loc, of_log_scale = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again: as functions of the parameters
-            of_loc, of_log_scale = _slopes_of_mean_abs(loc, log_scale)
-        return grad * of_loc, grad * of_log_scale
+    return _mean_abs(loc, log_scale)
 
 
 def mean_log_hypot(loc: Tensor, log_scale: Tensor, knee: float) -> Tensor:
@@ -84,7 +62,7 @@ def mean_log_hypot(loc: Tensor, log_scale: Tensor, knee: float) -> Tensor:
         >>> 2 * mean_log_hypot(torch.zeros(1), torch.tensor([math.log(10)]), 1.0)
         tensor([3.5759])
     """
-    return _MeanLogHypot.apply(loc, log_scale, float(knee))[0]
+    return _mean_log_hypot(loc, log_scale, knee=float(knee))
 
 
 def _expansion(degree: int) -> tuple[float, float, list[tuple[float, float]]]:
@@ -104,7 +82,9 @@ def _expansion(degree: int) -> tuple[float, float, list[tuple[float, float]]]:
 _EXPANSIONS = {dtype: _expansion(degree) for dtype, degree in _DEGREE.items()}
 
 
-def _value_and_slopes(loc: Tensor, log_scale: Tensor, knee: float) -> tuple[Tensor, Tensor, Tensor]:
+@with_slopes
+@in_blocks
+def _mean_log_hypot(loc: Tensor, log_scale: Tensor, *, knee: float) -> tuple[Tensor, Tensor, Tensor]:
     """E log|w + ik| and its derivatives in loc and log_scale."""
     length, at_minus_one, coefficients = _EXPANSIONS.get(loc.dtype) or _EXPANSIONS[torch.float32]
     h = then(log_scale.exp(), "mul", length * math.sqrt(2))
@@ -140,27 +120,3 @@ def _two_polynomials(
         last, now = now, then(then(then(last, "mul", minus_norm), "addcmul", twice, now), "add", column)
     # now = c_0 + 2x b_1 - |Z|^2 b_2, and the value is c_0 + Z b_1 - |Z|^2 b_2
     return then(now, "sub", x * last), y * last
-
-
-class _MeanLogHypot(torch.autograd.Function):
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, loc: Tensor, log_scale: Tensor, knee: float) -> tuple[Any, Any]:
-        batched = torch.broadcast_tensors(*batches_first(in_dims[:2], loc, log_scale))
-        return _MeanLogHypot.apply(*batched, knee), (0, 0, 0)
-
-    @staticmethod
-    def forward(loc: Tensor, log_scale: Tensor, knee: float) -> tuple[Tensor, ...]:
-        return in_blocks(lambda m, t: _value_and_slopes(m, t, knee), loc, log_scale)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, ...]) -> None:
-        loc, log_scale, ctx.knee = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(loc, log_scale, *output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
-        loc, log_scale, of_loc, of_log_scale = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again: as functions of the parameters
-            of_loc, of_log_scale = _value_and_slopes(loc, log_scale, ctx.knee)[1:]
-        return grad * of_loc, grad * of_log_scale, None

@@ -3,13 +3,11 @@ r"""E softplus(a - b w^2) of a normal variable: what a mixture of two normals ha
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from topoprior.utils.autograd import BLOCK, batches_first, in_blocks, then
+from topoprior.utils.autograd import BLOCK, in_blocks, then, with_slopes
 
 _REACH = 6.5  # a normal holds 8e-11 beyond 6.5 std
 _NEGLIGIBLE = 14.0  # softplus(-14) = 8e-7 at the end of an interval, 6e-8 of the mean beyond it
@@ -35,16 +33,19 @@ def mean_softplus(loc: Tensor, log_scale: Tensor, a: Tensor, b: Tensor, num_node
         tensor([1.7475])
     """
     a, b = a.expand_as(loc), b.expand_as(loc)
-    return _MeanSoftplus.apply(loc, log_scale, a, b, num_nodes)[0]
+    return _mean_softplus(loc, log_scale, a, b, num_nodes=num_nodes)
 
 
-def _value_and_slopes(inputs: Sequence[Tensor], num_nodes: int) -> tuple[Tensor, ...]:
+@with_slopes
+@in_blocks
+def _mean_softplus(
+    loc: Tensor, log_scale: Tensor, a: Tensor, b: Tensor, *, num_nodes: int
+) -> tuple[Tensor, ...]:
     """The expectation and its derivatives in loc, log_scale, a and b.
 
     In v = c w, c = sqrt(log2(e) / 2) / s, so that densities are 2^-d^2, d = v - c m: a CPU takes 4 times as long
     over exp as over exp2, and 30 times where it underflows.
     """
-    loc, log_scale, a, b = inputs
     c = then(log_scale.neg().exp(), "mul", math.sqrt(0.5 * _LOG2_E))
     sign = 1 - 2 * (loc < 0).to(loc.dtype)
     mean = c * (loc * sign)
@@ -92,28 +93,3 @@ def _rows(num_nodes: int, like: Tensor) -> int:
     size = BLOCK if like.device.type == "cpu" else 2**22
     most = max(1, size // max(1, like.numel()))
     return max(n for n in range(1, num_nodes + 1) if n <= most and num_nodes % n == 0)
-
-
-class _MeanSoftplus(torch.autograd.Function):
-    @staticmethod
-    def forward(loc: Tensor, log_scale: Tensor, a: Tensor, b: Tensor, num_nodes: int) -> tuple[Tensor, ...]:
-        return in_blocks(lambda *block: _value_and_slopes(block, num_nodes), loc, log_scale, a, b)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.num_nodes = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*tensors, *output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        tensors, slopes = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        if torch.is_grad_enabled():  # to be differentiated again: as functions of the parameters
-            slopes = _value_and_slopes(tensors, ctx.num_nodes)[1:]
-        needed = zip(slopes, ctx.needs_input_grad, strict=False)
-        return (*(grad * slope if need else None for slope, need in needed), None)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Any, Any]:
-        batched = torch.broadcast_tensors(*batches_first(in_dims[:4], *inputs[:4]))
-        return _MeanSoftplus.apply(*batched, inputs[4]), (0,) * 5
