@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from topoprior.nn.weights_in_use import Draws, InUse, tell, told
 from topoprior.priors.base import WeightPosterior, WeightPrior
 from topoprior.priors.mean_field.base import Gaussian
 from topoprior.priors.registry import get_prior
@@ -23,19 +24,17 @@ class BayesLayer(nn.Module):
     """A torch.nn layer whose weights are drawn from a posterior.
 
     ``forward`` draws fresh weights every time, in training and evaluation alike, unless told otherwise by
+    :func:`topoprior.posterior_mean`, :func:`topoprior.frozen_sample`, or
 
-    - ``use_mean``: compute with the posterior mean (:func:`topoprior.posterior_mean` sets it);
+    - ``use_mean``: compute with the posterior mean, in all threads and in copies and pickles too;
     - ``drawn``: compute with these S draws of weight, (S, *weight_shape), and bias, (S, out) or None, on an
       input of S batches one after the other, (S * B, ...): draw s serves the rows s * B to (s + 1) * B.
-
-    Neither is a parameter or a buffer; copies and pickles start with ``drawn = None``, and with the ``use_mean``
-    from outside of the contexts that they are made in.
+      It holds for the thread, or task of asyncio, that sets it, and is no part of copies, pickles and states.
     """
 
-    drawn: tuple[Tensor, Tensor | None] | None = None
     use_mean: bool = False
-    # What use_mean was outside of the contexts of topoprior.nn.inference; None outside of them.
-    _use_mean_outside: bool | None = None
+    # Of a replica of nn.DataParallel, which runs in a thread of its own: what its maker's context said.
+    _of_maker: InUse | None = None
     #: What :func:`topoprior.to_bayesian` could not represent of the weights it was given, |w - mean| / |w|.
     projection_residual: float | None = None
     #: What :func:`topoprior.summary` adds in words, such as a fallback.
@@ -71,14 +70,31 @@ class BayesLayer(nn.Module):
         kl = self.weight_posterior.kl()
         return kl if self.bias_posterior is None else kl + self.bias_posterior.kl()
 
-    def draw(self) -> tuple[Tensor, Tensor | None]:
+    def _in_use(self) -> InUse:
+        said = told(self)
+        if said is None:
+            said = self._of_maker
+        return InUse(self.use_mean) if said is None else said
+
+    @property
+    def drawn(self) -> Draws | None:
+        return self._in_use().drawn
+
+    @drawn.setter
+    def drawn(self, drawn: Draws | None) -> None:
+        use_mean = self._in_use().use_mean
+        as_set = drawn is None and use_mean == self.use_mean
+        tell({self: None if as_set else InUse(use_mean, drawn)})
+
+    def draw(self) -> Draws:
         """Weight and bias for one forward pass."""
+        use_mean = self._in_use().use_mean
         posteriors = (self.weight_posterior, self.bias_posterior)
-        weight, bias = (p if p is None else p.mean() if self.use_mean else p.rsample() for p in posteriors)
+        weight, bias = (p if p is None else p.mean() if use_mean else p.rsample() for p in posteriors)
         assert weight is not None
         return weight, bias
 
-    def draw_samples(self, num_samples: int, *, antithetic: bool = False) -> tuple[Tensor, Tensor | None]:
+    def draw_samples(self, num_samples: int, *, antithetic: bool = False) -> Draws:
         """Draw ``num_samples`` weights and biases, keep them in ``drawn`` and return them.
 
         From then on :meth:`forward` wants ``num_samples`` batches folded into one; ``drawn = None`` ends it.
@@ -99,25 +115,22 @@ class BayesLayer(nn.Module):
             >>> layer.drawn = None
         """
         num_samples = check_int("num_samples", num_samples)
-        if self.use_mean:
-            weight, bias = self.draw()
-            self.drawn = weight.expand(num_samples, *weight.shape), None
-            if bias is not None:
-                self.drawn = self.drawn[0], bias.expand(num_samples, *bias.shape)
-            return self.drawn
         size = (num_samples,)
-        weight = self.weight_posterior.rsample(size, antithetic=antithetic)
-        bias = None
-        if self.bias_posterior is not None:
-            bias = self.bias_posterior.rsample(size, antithetic=antithetic)
-        self.drawn = weight, bias
-        return self.drawn
+        if self._in_use().use_mean:
+            weight, bias = (t if t is None else t.expand(*size, *t.shape) for t in self.draw())
+        else:
+            posteriors = (self.weight_posterior, self.bias_posterior)
+            weight, bias = (p if p is None else p.rsample(size, antithetic=antithetic) for p in posteriors)
+        assert weight is not None
+        drawn = self.drawn = weight, bias
+        return drawn
 
     def _run(self, input: Tensor, **options: Any) -> Tensor:
         """The layer's operation with one draw, or with the S of ``drawn``."""
-        if self.drawn is None:
+        drawn = self.drawn
+        if drawn is None:
             return self._compute(input, *self.draw(), **options)
-        weight, bias = self.drawn
+        weight, bias = drawn
         samples = weight.shape[0]
         if input.shape[0] % samples:
             raise ValueError(
@@ -142,7 +155,7 @@ class BayesLayer(nn.Module):
             [self._compute(x, w, b, **options) for x, w, b in zip(parts, weight, biases, strict=True)]
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name != "drawn"}
-        outside = state.pop("_use_mean_outside", None)
-        return state if outside is None else {**state, "use_mean": outside}
+    def _replicate_for_data_parallel(self) -> BayesLayer:
+        replica = super()._replicate_for_data_parallel()
+        replica._of_maker = self._in_use()
+        return replica

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from topoprior.nn.base import BayesLayer
+from topoprior.nn.weights_in_use import InUse, restored, tell
 from topoprior.utils.checks import check_int, check_module
 
 # Draws x inputs in one pass when nothing is asked for: on a CPU, wider passes gain nothing.
@@ -38,9 +40,9 @@ def posterior_mean(model: nn.Module) -> Iterator[nn.Module]:
         ...     torch.equal(net(x), net(x))
         True
     """
-    with _restored(model) as layers:
-        for layer in layers:
-            layer.use_mean, layer.drawn = True, None
+    layers = bayes_layers(model)
+    with restored(layers):
+        tell(dict.fromkeys(layers, InUse(use_mean=True)))
         yield model
 
 
@@ -59,38 +61,39 @@ def frozen_sample(model: nn.Module) -> Iterator[nn.Module]:
         ...     torch.equal(net(x), net(x))
         True
     """
-    with _restored(model) as layers:
+    layers = bayes_layers(model)
+    with restored(layers):
+        tell(dict.fromkeys(layers, InUse(use_mean=False)))
         for layer in layers:
-            layer.use_mean = False
             layer.draw_samples(1)
         yield model
 
 
-@contextmanager
-def _restored(model: nn.Module) -> Iterator[list[BayesLayer]]:
-    """The Bayesian layers; which weights they use is put back afterwards."""
-    layers = bayes_layers(model)
-    before = [(layer.use_mean, layer.drawn, layer._use_mean_outside) for layer in layers]
-    try:
-        for layer in layers:
-            if layer._use_mean_outside is None:  # the outermost context: what copies go back to
-                layer._use_mean_outside = layer.use_mean
-        yield layers
-    finally:
-        for layer, (use_mean, drawn, outside) in zip(layers, before, strict=True):
-            layer.use_mean, layer.drawn, layer._use_mean_outside = use_mean, drawn, outside
+# Modules in evaluation mode because somebody predicts: by how many, and the mode to put back. torch keeps the mode on
+# the module, so threads that predict have to share it.
+_EVALUATED: dict[nn.Module, tuple[int, bool]] = {}
+_LOCK = threading.Lock()
 
 
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; the mode of every module is put back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """Evaluation mode; the last of the threads that ask for it puts the mode of every module back."""
+    modules = list(model.modules())
+    with _LOCK:
+        for module in modules:
+            count, mode = _EVALUATED.get(module, (0, module.training))
+            _EVALUATED[module] = count + 1, mode
+        model.eval()
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        with _LOCK:
+            for module in modules:
+                count, mode = _EVALUATED.pop(module)
+                if count > 1:
+                    _EVALUATED[module] = count - 1, mode
+                else:
+                    module.training = mode
 
 
 # --- predictions -----------------------------------------------------------------------------
@@ -182,15 +185,15 @@ def sample_outputs(
     draws_a_pass = max(1, rows // max(1, len(x)))
     parts = x.split(rows)
     outputs: list[Tensor] = []
-    with _evaluation(model), _restored(model) as layers:
-        free = [layer for layer in layers if not layer.use_mean and layer.drawn is None]
+    free = [layer for layer in bayes_layers(model) if layer._in_use() == (False, None)]
+    with _evaluation(model), restored(free):
         for count in _draws_at_a_time(free, num_samples, antithetic):
             draws = [layer.draw_samples(count, antithetic=antithetic) for layer in free]
             for first in range(0, count, draws_a_pass):
                 samples = min(draws_a_pass, count - first)
-                for layer, (weight, bias) in zip(free, draws, strict=True):
-                    some = slice(first, first + samples)
-                    layer.drawn = weight[some], None if bias is None else bias[some]
+                some = slice(first, first + samples)
+                chosen = [(weight[some], None if bias is None else bias[some]) for weight, bias in draws]
+                tell({layer: InUse(False, drawn) for layer, drawn in zip(free, chosen, strict=True)})
                 outputs.append(torch.cat([_one_pass(model, part, samples) for part in parts], 1))
     return torch.cat(outputs)
 
