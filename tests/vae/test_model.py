@@ -7,10 +7,10 @@ import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 import topoprior as tp
+from tests.vae.cases import small_training
 from topoprior.kernels.klein import klein_kernels, sample_klein_kernels
 from topoprior.topology.features import low_harmonics, spectral_features
 from topoprior.topology.spectral import extend, fit_covering, graph_eigenvectors, warm_start
-from topoprior.utils.files import CheckpointError
 from topoprior.vae.training import fit, negative_elbo
 
 K = tp.KleinBottle()
@@ -237,78 +237,6 @@ def test_training_restores_the_best_state_and_improves():
     assert len(history.train) == len(history.validation) == 8
     assert after < before - 10
     assert after < min(history.validation) + 1
-
-
-def small_training(path, epochs, interrupt=None, **options):
-    """Eight epochs on points of a circle, or killed after ``interrupt`` of them."""
-    torch.manual_seed(5)
-    x = torch.cat([tp.Circle().embed(torch.rand(200, 1)), torch.randn(200, 1) / 10], 1)
-    vae = tp.CoveringVAE(tp.Circle(), (3,), encoder_hidden=(8,), decoder_hidden=(), likelihood="gaussian")
-    if interrupt is not None:
-        calls = iter(range(interrupt))
-
-        def killed(*args, **kwargs):
-            next(calls)
-            return elbo(*args, **kwargs)
-
-        elbo, vae.elbo_and_draws = vae.elbo_and_draws, killed
-    options = {"warm": False, "seed": 3, "progress": False, "checkpoint": path, **options}
-    history = fit(vae, x[:150], validation=x[150:], epochs=epochs, batch_size=50, **options)
-    return vae, history
-
-
-def test_a_killed_training_resumes_to_the_same_numbers(tmp_path):
-    whole, expected = small_training(None, 8)
-    with pytest.raises(StopIteration):
-        small_training(tmp_path / "run.pt", 8, interrupt=13)  # in the fifth epoch, of three steps each
-    resumed, found = small_training(tmp_path / "run.pt", 8)
-    assert found == expected
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)
-    again, same = small_training(tmp_path / "run.pt", 8)
-    assert same == expected
-
-
-def test_a_checkpoint_of_another_training_is_refused(tmp_path):
-    small_training(tmp_path / "run.pt", 2)
-    with pytest.raises(ValueError, match="epochs"):
-        small_training(tmp_path / "run.pt", 3)
-    with pytest.raises(ValueError, match="coverage"):
-        small_training(tmp_path / "run.pt", 2, coverage=1.0)
-    (tmp_path / "run.pt").write_bytes(b"nonsense")
-    with pytest.raises(CheckpointError, match="damaged"):
-        small_training(tmp_path / "run.pt", 2)
-
-
-def test_a_checkpoint_of_another_model_or_other_data_is_refused(tmp_path):
-    """Each differs in one thing, and the message says in which; the sum of permuted data is the same."""
-
-    def train(x, held_out, hidden=(8,), **options):
-        torch.manual_seed(5)
-        vae = tp.CoveringVAE(tp.Circle(), (3,), encoder_hidden=hidden, decoder_hidden=(), **options)
-        quick = {"epochs": 1, "warm": False, "progress": False, "checkpoint": tmp_path / "run.pt"}
-        return fit(vae, x, validation=held_out, **quick)
-
-    x = torch.rand(60, 3)
-    history = train(x[:50], x[50:])
-    assert train(x[:50], x[50:]) == history
-    for message, arguments in {
-        "with x =": (x[:50].flip(0), x[50:]),
-        "with validation =": (x[:50], x[50:].flip(0)),
-        "with validation = .* this one has 'none'": (x[:50], None),
-        "another architecture, encoder.0.weight": (x[:50], x[50:], (9,)),
-        "another architecture, encoder.2.weight": (x[:50], x[50:], (8, 8)),
-    }.items():
-        with pytest.raises(ValueError, match=message):
-            train(*arguments)
-    with pytest.raises(ValueError, match="likelihood = 'bernoulli', this one has 'gaussian'"):
-        train(x[:50], x[50:], likelihood="gaussian")
-    with pytest.raises(ValueError, match="another architecture, decoder.0.weight"):
-        train(x[:50], x[50:], num_harmonics=4)
-    (tmp_path / "run.pt").unlink()
-    train(x[:50], x[50:], (3, 3))  # as wide as the input and the output
-    with pytest.raises(ValueError, match="another architecture, with encoder.4.bias"):
-        train(x[:50], x[50:], (3,))
 
 
 def test_early_stopping():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from topoprior.cli import inspect, train
-from topoprior.cli.sources import check_writable
+from topoprior.utils.files import check_writable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +44,6 @@ def _export(args: argparse.Namespace) -> None:
     save = getattr(prior, "save_pretrained", None)
     if save is None:
         raise ValueError(f"prior: {args.prior!r} has no numbers to save: it is made by its name alone")
-    check_writable(args.output)
+    check_writable(args.output, "--output")
     save(args.output)
     print(f"{args.output}: config.json, model.safetensors")

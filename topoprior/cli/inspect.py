@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from topoprior.cli.sources import add_patch_arguments, check_writable, load_patches
+from topoprior.cli.sources import add_patch_arguments, load_patches
 from topoprior.priors.base import WeightPrior
 from topoprior.priors.registry import get_prior, load_prior, prior_names
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.flat.named import Euclidean, KleinBottle
+from topoprior.utils.files import check_writable
 
 _DRAWN = 4000  # kernels of a prior to look at
 _SHOWN = 6000  # dots in a picture
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     from topoprior.kernels.klein import klein_energy, klein_subspace, nearest_klein
 
     if args.output is not None:
-        check_writable(args.output)
+        check_writable(args.output, "--output")
     if args.max_dim not in (1, 2):
         raise ValueError(f"--max-dim: expected 1 or 2, found {args.max_dim}")
     if args.points < 10:

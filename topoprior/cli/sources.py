@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,10 +141,3 @@ def _read_kernels(path: Path) -> Tensor:
     if not torch.isfinite(kernels).all():
         raise ValueError("--kernels: the file contains NaN or infinite values")
     return kernels
-
-
-def check_writable(folder: Path, name: str = "--output") -> None:
-    """Refuse before the work, not after it."""
-    existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"{name}: cannot write to {existing}; choose another folder")

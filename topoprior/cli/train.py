@@ -15,7 +15,6 @@ from topoprior.cli.sources import (
     NEIGHBOUR,
     add_patch_arguments,
     check_patch_arguments,
-    check_writable,
     load_kernels,
 )
 from topoprior.priors.decoded.training import _to_prior, _train
@@ -28,6 +27,7 @@ from topoprior.spaces.flat.named import (
     KleinBottle,
     Torus,
 )
+from topoprior.utils.files import check_writable
 
 _MOST_WAVES = 1_000_000  # that a search for the lowest harmonics may look at: seconds, and little memory
 
@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
     from topoprior.utils import files as checkpoints
     from topoprior.vae.training import negative_elbo
 
-    check_writable(args.output)
+    check_writable(args.output, "--output")
     _check(args)
     space = SPACES[args.covering](args.latent_dim)
     _check_harmonics(space, args)

@@ -84,6 +84,20 @@ def read_file(path: Path | str, most: int) -> bytes:
         raise CheckpointError(f"{path}: cannot be read ({_reason(error)})") from None
 
 
+def check_writable(folder: Path, name: str) -> None:
+    """Refuse a folder that cannot be made or written to, before the work and not after it.
+
+    Raises:
+        ValueError: it names the argument, ``name``, and the folder.
+    """
+    try:
+        existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise ValueError(f"{name}: {folder} cannot be written to ({_reason(error)})") from None
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ValueError(f"{name}: cannot write to {existing}; choose another folder")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader, or a kill, never sees half of it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")

@@ -111,10 +111,8 @@ def fit(
         }
     run = Run(vae, settings, epochs * math.ceil(len(x) / batch_size), learning_rate)
     path = None if checkpoint is None else Path(checkpoint)
-    resumed = path is not None and path.exists()
-    if path is not None and resumed:
-        run.load(path)
-    elif warm and not _is_euclidean(vae):
+    resumed = path is not None and run.resume(path)
+    if warm and not resumed and not _is_euclidean(vae):
         with _precision(vae, precision):
             run.fit = _warm(vae, x, epochs)
     spread = _spread(vae) if coverage else None
