@@ -240,7 +240,7 @@ class _Target:
         torn = _unpredicted(features, torch.cdist(first, first))
 
         # The radius of the ball that holds _EMPTY of the data if they are uniform, read off the points.
-        count = max(1, round(_EMPTY * len(self.points) / len(latents)))
+        count = min(max(1, round(_EMPTY * len(self.points) / len(latents))), self.among.shape[1])
         nearest = torch.cdist(self.probes, features).amin(1)
         uncovered = (nearest > self.among[:, count - 1]).double().mean().item()
         return Fit(latents, residual, unexplained, torn, uncovered, energy)

@@ -152,7 +152,10 @@ class CoveringVAE(nn.Module):
         n = len(self.data_shape)
         if x.shape[x.dim() - n :] != self.data_shape:
             raise ValueError(f"x: expected shape (..., {tuple(self.data_shape)}), found {tuple(x.shape)}")
-        output = self._run(self.encoder, x.reshape(*x.shape[: x.dim() - n], -1))
+        flat = x.reshape(
+            *x.shape[: x.dim() - n], self.data_shape.numel()
+        )  # -1 is not known of an empty batch
+        output = self._run(self.encoder, flat)
         return output[..., : self.covering.num_features], output[..., self.covering.num_features :]
 
     def _run(self, network: nn.Module, x: Tensor) -> Tensor:
@@ -180,9 +183,8 @@ class CoveringVAE(nn.Module):
         output = self.decode(z)
         dims = tuple(range(-len(self.data_shape), 0))
         if self.log_noise is None:
-            return -F.binary_cross_entropy_with_logits(output, x.expand_as(output), reduction="none").sum(
-                dims
-            )
+            output, x = torch.broadcast_tensors(output, x)
+            return -F.binary_cross_entropy_with_logits(output, x, reduction="none").sum(dims)
         squared = ((x - output) * (-self.log_noise).exp()).square()
         return (-0.5 * squared - self.log_noise - 0.5 * math.log(2 * math.pi)).sum(dims)
 
