@@ -1,33 +1,28 @@
-"""Latents that learn faster than weights."""
+"""Latents that learn faster than weights, and draws that are compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from topoprior.priors.decoded.posterior import DecoderPosterior, EuclideanDecoderPosterior
+from topoprior.priors.base import WeightPosterior
 from topoprior.utils.checks import check_module, check_positive
 
 
 @contextmanager
 def faster_latents(model: nn.Module, factor: float) -> Iterator[nn.Module]:
-    r"""Inside, the centers of latents are parameters in units of ``factor``: Adam moves them so many times as fast.
+    r"""Inside, every step that an optimizer of torch.optim makes moves the centers of latents ``factor`` times as far.
 
     Adam's steps have about the length of the learning rate in every coordinate, whatever the gradient. A
     weight is done after a small part of its scale; a latent has to cross much of a space of size 1, and in
     short trainings it does not. With factors of 10 to 60 the Klein prior learns from few images what with 1 it
-    does not (docs/experiments.md). Amplitudes, all stds and other parameters keep their rates; gradients with
-    respect to the weights, the KL, and the random draws are what they were. An optimizer without steps of its own
-    length, such as SGD, moves the latents by ``factor`` squared.
-
-    Train inside, then leave: the posteriors and their state_dict are then the usual ones. Inside, pickling a layer
-    whose latents are faster raises torch's RuntimeError for parametrized modules, its state_dict has other names
-    and units and loads inside such a context alone, and deep copies stop working when the context is left: copy and save
-    outside.
+    does not (docs/experiments.md). Amplitudes, all stds and other parameters keep their rates; parameters, their
+    names and order, gradients, states and copies are as without it.
 
     Args:
         model: with Bayesian layers whose priors decode kernels; all else stays as it is.
@@ -40,50 +35,41 @@ def faster_latents(model: nn.Module, factor: float) -> Iterator[nn.Module]:
     Example:
         >>> import topoprior as tp
         >>> net = tp.BayesConv2d(1, 4, 3)
+        >>> optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
         >>> with tp.faster_latents(net, 20):
-        ...     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
         ...     net(torch.randn(2, 1, 8, 8)).square().mean().backward()
         ...     optimizer.step()
     """
     check_module(model)
     factor = check_positive("factor", factor)
-    posteriors: list[DecoderPosterior | EuclideanDecoderPosterior] = [
-        module
-        for module in model.modules()
-        if isinstance(module, DecoderPosterior | EuclideanDecoderPosterior)
-    ]
-    changed = []
+    before: dict[
+        tuple[int, WeightPosterior], Tensor
+    ] = {}  # by optimizer, for some step others inside of a step
+
+    def remember(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for posterior in _with_latents(model):
+            if id(posterior.loc) in stepped:
+                before[id(optimizer), posterior] = posterior.loc.detach().clone()
+
+    @torch.no_grad()
+    def lengthen(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        posterior: Any
+        for owner, posterior in [key for key in before if key[0] == id(optimizer)]:
+            start, loc = before.pop((owner, posterior)), posterior.loc
+            loc.copy_(torch.where(posterior.latent_mask(), torch.lerp(start, loc, factor), loc))
+
+    handles = [register_optimizer_step_pre_hook(remember), register_optimizer_step_post_hook(lengthen)]
     try:
-        for posterior in posteriors:
-            parametrize.register_parametrization(posterior, "loc", _Units(_units(posterior, factor)))
-            changed.append(posterior)
         yield model
     finally:
-        for posterior in changed:
-            parametrize.remove_parametrizations(posterior, "loc")
+        for handle in handles:
+            handle.remove()
 
 
-def _units(posterior: DecoderPosterior | EuclideanDecoderPosterior, factor: float) -> Tensor:
-    units = torch.ones_like(posterior.loc)
-    if isinstance(posterior, DecoderPosterior):
-        units[: posterior.dim] = factor
-    else:
-        units[..., : posterior.prior.dim] = factor
-    return units
-
-
-class _Units(nn.Module):
-    units: Tensor
-
-    def __init__(self, units: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("units", units)
-
-    def forward(self, numbers: Tensor) -> Tensor:
-        return numbers * self.units
-
-    def right_inverse(self, values: Tensor) -> Tensor:
-        return values / self.units
+def _with_latents(model: nn.Module) -> list[Any]:
+    posteriors = (module for module in model.modules() if isinstance(module, WeightPosterior))
+    return [posterior for posterior in posteriors if posterior.latent_mask() is not None]
 
 
 def compile_posteriors(model: nn.Module, compiled: bool = True) -> int:
@@ -114,7 +100,5 @@ def compile_posteriors(model: nn.Module, compiled: bool = True) -> int:
         2
     """
     check_module(model)
-    posteriors = [module for module in model.modules() if isinstance(module, DecoderPosterior)]
-    for posterior in posteriors:
-        posterior.compiled = compiled
-    return len(posteriors)
+    posteriors = [module for module in model.modules() if isinstance(module, WeightPosterior)]
+    return sum(posterior.compile_(compiled) for posterior in posteriors)

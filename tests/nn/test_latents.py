@@ -1,0 +1,139 @@
+"""Latents that learn faster; everything that is done to parameters is as without."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+import topoprior as tp
+
+
+def conv(prior="klein-3x3"):
+    return nn.Sequential(
+        tp.BayesConv2d(3, 8, 3, prior=prior), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+def gradients(net):
+    torch.manual_seed(0)
+    (net(torch.randn(4, 3, 6, 6)).square().sum() + tp.kl_divergence(net)).backward()
+
+
+DECODED = ["klein-3x3", "torus-3x3", "euclidean-3x3"]
+
+
+@pytest.mark.parametrize("prior", DECODED)
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.AdamW])
+def test_steps_of_latents_are_longer_by_the_factor(prior, kind):
+    """Beside the same step without: latents move 20 times as far, all else the same."""
+    moved = []
+    net = conv(prior)
+    for factor in (1.0, 20.0):
+        other = copy.deepcopy(net)
+        optimizer = kind(other.parameters(), lr=1e-3)
+        with tp.faster_latents(other, factor):
+            gradients(other)
+            optimizer.step()
+        pairs = zip(net.named_parameters(), other.parameters(), strict=True)
+        moved.append({name: (b - a).detach() for (name, a), b in pairs})
+    mask = net[0].weight_posterior.latent_mask()
+    for name, usual in moved[0].items():
+        ratio = torch.where(mask, 20.0, 1.0) if name == "0.weight_posterior.loc" else 1.0
+        torch.testing.assert_close(moved[1][name], ratio * usual, rtol=1e-2, atol=1e-5)
+
+
+def test_only_inside_and_only_of_the_model():
+    net, other = conv(), conv()
+    other.load_state_dict(net.state_dict())
+    before = copy.deepcopy(net.state_dict())
+    optimizer = torch.optim.SGD([*net.parameters(), *other.parameters()], lr=1e-4)
+    with tp.faster_latents(net, 10):
+        gradients(net)
+        gradients(other)
+        optimizer.step()
+    steps = [m[0].weight_posterior.loc - before["0.weight_posterior.loc"] for m in (net, other)]
+    torch.testing.assert_close(steps[0][:2], 10 * steps[1][:2], rtol=1e-2, atol=1e-5)
+    kept = net[0].weight_posterior.loc.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(net[0].weight_posterior.loc - kept, steps[1], rtol=1e-2, atol=1e-5)
+
+
+def test_parameters_are_the_same_objects_in_the_same_order():
+    net = conv()
+    names, objects = zip(*net.named_parameters(), strict=True)
+    averaged = AveragedModel(net)
+    with tp.faster_latents(net, 20):
+        assert tuple(net.state_dict()) == tuple(averaged.module.state_dict())
+        inside = copy.deepcopy(net.state_dict())
+        pickle.loads(pickle.dumps(net))
+        copies = [copy.deepcopy(net)]
+    found, same = zip(*net.named_parameters(), strict=True)
+    assert found == names
+    assert all(a is b for a, b in zip(objects, same, strict=True))
+    conv().load_state_dict(inside)
+    averaged.update_parameters(net)
+    copies.append(averaged.module)
+    vector = nn.utils.parameters_to_vector(net.parameters())
+    for other in copies:
+        assert torch.equal(nn.utils.parameters_to_vector(other.parameters()), vector)
+
+
+def test_the_state_of_an_optimizer_goes_on_in_a_fresh_network():
+    net = conv()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    with tp.faster_latents(net, 20):
+        gradients(net)
+        optimizer.step()
+        fresh = conv()
+        fresh.load_state_dict(net.state_dict())
+        other = torch.optim.Adam(fresh.parameters(), lr=1e-3)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        with tp.faster_latents(fresh, 20):
+            for each, stepper in ((net, optimizer), (fresh, other)):
+                each.zero_grad()
+                gradients(each)
+                stepper.step()
+    for a, b in zip(net.parameters(), fresh.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradients_are_clipped_as_without():
+    norms = []
+    net = conv()
+    for factor in (1.0, 20.0):
+        other = copy.deepcopy(net)
+        with tp.faster_latents(other, factor):
+            gradients(other)
+            norms.append(nn.utils.clip_grad_norm_(other.parameters(), 0.1))
+    assert norms[0] == norms[1]
+
+
+def test_a_posterior_of_ones_own_is_served():
+    """Layers ask `latent_mask` and `compile_`, not the class."""
+
+    class Mine(tp.MeanFieldPosterior):
+        asked = None
+
+        def latent_mask(self):
+            return torch.arange(self.loc.numel()).reshape(self.shape) % 2 == 0
+
+        def compile_(self, on=True):
+            self.asked = on
+            return True
+
+    class Prior(tp.Gaussian):
+        def posterior(self, shape, **options):
+            return Mine(self, shape, **options)
+
+    layer = tp.BayesLinear(4, 2, bias=False, prior=Prior())
+    before = layer.weight_posterior.loc.detach().clone()
+    with tp.faster_latents(layer, 5):
+        layer.weight_posterior.loc.grad = torch.ones(2, 4)
+        torch.optim.SGD(layer.parameters(), lr=1e-2).step()
+    moved = (before - layer.weight_posterior.loc).detach().flatten()
+    torch.testing.assert_close(moved, torch.tensor([0.05, 0.01] * 4), rtol=1e-3, atol=0)
+    assert tp.compile_posteriors(layer) == 1
+    assert layer.weight_posterior.asked is True
