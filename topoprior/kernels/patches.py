@@ -9,15 +9,31 @@ contrast, those in dense regions kept. What is left of 3x3 patches lies near a K
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from topoprior.kernels.contrast import _check_fraction, contrast, from_dct, normalized_patches
+from topoprior.utils.files import CheckpointError, check_regular
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp")
+IMAGE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".pgm",
+    ".ppm",
+    ".webp",
+    ".gif",
+    ".jfif",
+)
+_MOST_PIXELS = 50_000_000  # of one image: .4 GB as numbers
 _CHUNK = 1 << 24  # distances at a time
 _LEAST = 100  # patches
 
@@ -30,8 +46,10 @@ def extract_patches(
         raise ValueError(
             f"image: expected shape (H, W), at least {size} a side, found {tuple(image.shape)}"
         )
-    windows = image.unfold(0, size, 1).unfold(1, size, 1).flatten(0, 1)
-    return windows[torch.randperm(len(windows), generator=generator)[:num].sort().values]
+    windows = image.unfold(0, size, 1).unfold(1, size, 1)  # a view: only those chosen are copied
+    rows, columns = windows.shape[:2]
+    chosen = torch.randperm(rows * columns, generator=generator)[:num].sort().values
+    return windows[chosen // columns, chosen % columns]
 
 
 def image_patches(
@@ -52,24 +70,14 @@ def image_patches(
         ValueError: no images, a damaged one, one smaller than a patch.
     """
     _check_fraction("keep", keep)
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("reading images needs Pillow: pip install pillow") from error
-    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise ValueError(f"patches: no images ({', '.join(IMAGE_SUFFIXES)}) in {folder}")
+    _pillow()
+    paths = find_images(folder)
     # Far more images than patches wanted: some of them, at random.
     most = math.ceil(4 * limit / max(1.0, per_image * keep)) + 100
     order = torch.randperm(len(paths), generator=generator)[:most].sort().values.tolist()
     found = []
     for path in (paths[i] for i in order):
-        try:
-            with Image.open(path) as image:
-                grey = image if image.mode.startswith(("I", "F")) else image.convert("L")
-                values = torch.from_numpy(np.asarray(grey, dtype=np.float64).copy())
-        except (OSError, SyntaxError):
-            raise ValueError(f"patches: {path} is not an image that can be read") from None
+        values = read_image(path)
         if min(values.shape) < size:
             raise ValueError(f"patches: {path} is smaller than a patch, {size}x{size}")
         raw = extract_patches(values.clamp_min(0).log1p(), size, per_image, generator=generator)
@@ -79,6 +87,68 @@ def image_patches(
         raise ValueError(f"patches: the images in {folder} are all of one colour")
     patches = torch.cat(found)
     return patches[torch.randperm(len(patches), generator=generator)[:limit]].float()
+
+
+def find_images(folder: Path | str) -> list[Path]:
+    """All images below ``folder``, by their suffix, sorted; what is hidden, or left there by systems, is not one.
+
+    Raises:
+        ValueError: there is none; the message counts what else is there.
+    """
+    root = Path(folder)
+    files = [
+        path
+        for path in sorted(root.rglob("*"))
+        if not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
+        and not path.is_dir()
+    ]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        others = f"; {len(files)} files of other kinds are" if files else ""
+        raise ValueError(f"patches: no images ({', '.join(IMAGE_SUFFIXES)}) in {folder}{others}")
+    return images
+
+
+def read_image(path: Path | str) -> Tensor:
+    """The grey values of an image, of 8 or 16 bits, (H, W) float64.
+
+    Raises:
+        ValueError: damaged, no regular file, or of more than 50 million pixels.
+        ImportError: without Pillow.
+    """
+    image = _pillow()
+    try:
+        check_regular(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its size, which is looked at here
+            with image.open(path) as opened:
+                width, height = opened.size
+                if width * height > _MOST_PIXELS:
+                    raise ValueError(
+                        f"patches: {path} has {width} x {height} pixels, expected at most {_MOST_PIXELS:,}"
+                    )
+                grey = opened if opened.mode.startswith(("I", "F")) else opened.convert("L")
+                return torch.from_numpy(np.asarray(grey, dtype=np.float64).copy())
+    except image.DecompressionBombError:
+        raise ValueError(
+            f"patches: {path} has too many pixels, expected at most {_MOST_PIXELS:,}"
+        ) from None
+    except CheckpointError as error:
+        raise ValueError(f"patches: {error}") from None
+    except ValueError as error:
+        if str(error).startswith("patches: "):
+            raise
+        raise ValueError(f"patches: {path} is not an image that can be read") from None
+    except Exception:  # of some fifty formats: struct.error, SyntaxError, EOFError, zlib.error, ...
+        raise ValueError(f"patches: {path} is not an image that can be read") from None
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("reading images needs Pillow: pip install pillow") from error
+    return Image
 
 
 def read_patches(path: Path | str, size: int = 3, *, keep: float | None = None) -> Tensor:
@@ -97,12 +167,13 @@ def read_patches(path: Path | str, size: int = 3, *, keep: float | None = None) 
     path = Path(path)
     if path.is_dir():
         return image_patches(path, size, keep=0.2 if keep is None else keep)
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"patches: {path} is neither a file nor a folder")
     if path.suffix.lower() not in (".mat", ".npy"):
         raise ValueError(f"patches: {path}: expected .mat, .npy or a folder of images")
     array = _read_mat(path) if path.suffix.lower() == ".mat" else read_npy(path, "patches")
-    values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN is looked for below
+        values = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
     found = tuple(values.shape)
     if values.dim() == 4 and values.shape[1] == 1:
         values = values.squeeze(1)
@@ -161,8 +232,11 @@ def _parts(points: Tensor, against: int) -> tuple[Tensor, ...]:
 def read_npy(path: Path, name: str) -> np.ndarray:
     """The array of numbers in a .npy file, nothing unpickled; ``name`` is the argument that errors speak of."""
     try:
+        check_regular(path)
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
+    except CheckpointError as error:
+        raise ValueError(f"{name}: {error}") from None
+    except Exception:  # by the damage; MemoryError where the header claims more rows than memory holds
         array = None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise ValueError(f"{name}: {path} is not a .npy file of numbers")
@@ -176,15 +250,24 @@ def _read_mat(path: Path) -> np.ndarray:
     except ImportError as error:
         raise ImportError("reading .mat files needs SciPy: pip install scipy") from error
     try:
-        content = loadmat(path)
+        check_regular(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that are there twice, of unknown blocks
+            content = loadmat(path)
+    except CheckpointError as error:
+        raise ValueError(f"patches: {error}") from None
     except NotImplementedError:
         raise ValueError(f"patches: {path} is a MATLAB 7.3 file; save it with -v7 in MATLAB") from None
-    except (ValueError, TypeError, OSError, EOFError, KeyError) as error:
-        raise ValueError(f"patches: {path} is not a MATLAB file that can be read ({error})") from None
+    except Exception as error:  # zlib.error, IndexError, MemoryError, struct.error, ..., by the damage
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"patches: {path} is not a MATLAB file that can be read ({reason})") from None
     arrays = {
         name: value
         for name, value in content.items()
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and len(value) >= _LEAST
+        if isinstance(value, np.ndarray)
+        and value.dtype.kind in "fiu"
+        and value.ndim >= 1
+        and len(value) >= _LEAST
     }
     if len(arrays) != 1:
         raise ValueError(
