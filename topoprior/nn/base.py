@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from topoprior.nn.weights_in_use import Draws, InUse, tell, told
 from topoprior.priors.base import WeightPosterior, WeightPrior
+from topoprior.priors.delta import posterior_of
 from topoprior.priors.mean_field.base import Gaussian
 from topoprior.priors.registry import get_prior
 from topoprior.utils.checks import check_int
@@ -41,29 +42,39 @@ class BayesLayer(nn.Module):
     note: str = ""
 
     def _init_posteriors(
-        self, shape: tuple[int, ...], bias: bool, prior: PriorLike, device: Any, dtype: Any
+        self, shape: tuple[int, ...], bias: bool, prior: PriorLike, posterior: str, device: Any, dtype: Any
     ) -> None:
         options = {"device": device, "dtype": dtype}
         self.prior = get_prior(prior)
         self.prior_name = str(prior)
         if isinstance(prior, WeightPrior):
             self.prior_name = prior.name or type(prior).__name__
-        self.weight_posterior = self.prior.posterior(shape, **options)
+        self.weight_posterior = posterior_of(self.prior, shape, posterior, **options)
         self.bias_posterior = None
         if bias:
-            self.bias_posterior = Gaussian(1.0, init_scale=_BIAS_INIT_SCALE).posterior(shape[:1], **options)
-            nn.init.zeros_(self.bias_posterior.loc)
+            unit = Gaussian(1.0, init_scale=_BIAS_INIT_SCALE)
+            self.bias_posterior = posterior_of(unit, shape[:1], posterior, **options)
+            self._center_bias()
 
     def reset_parameters(self) -> None:
         """Draw the posterior's start afresh."""
         self.weight_posterior.reset_parameters()
         if self.bias_posterior is not None:
             self.bias_posterior.reset_parameters()
-            nn.init.zeros_(self.bias_posterior.loc)
+            self._center_bias()
+
+    def _center_bias(self) -> None:
+        assert self.bias_posterior is not None
+        self.bias_posterior.project_(torch.zeros_like(self.bias_posterior.mean()))
 
     def posteriors(self) -> list[WeightPosterior]:
         """Of the weight, and of the bias where there is one."""
         return [p for p in (self.weight_posterior, self.bias_posterior) if p is not None]
+
+    @property
+    def is_point(self) -> bool:
+        """Whether all draws of its weights are the mean."""
+        return all(posterior.is_point for posterior in self.posteriors())
 
     def kl(self) -> Tensor:
         """KL(posterior || prior) of weight and bias in nats: a scalar, without sampling."""

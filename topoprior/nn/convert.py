@@ -23,6 +23,7 @@ from topoprior.nn.selection import (
     select,
 )
 from topoprior.priors.base import Shape
+from topoprior.priors.delta import check_family
 from topoprior.priors.registry import get_prior
 from topoprior.utils.checks import check_module, check_positive
 
@@ -37,6 +38,7 @@ def to_bayesian(
     include: Selector | Sequence[Selector] | None = None,
     exclude: Selector | Sequence[Selector] | None = None,
     fallback: PriorLike | None = "gaussian",
+    posterior: str = "mean-field",
     inplace: bool = False,
 ) -> nn.Module:
     """The model with Bayesian layers in place of its convolutions: Conv1d, 2d, 3d and ConvTranspose2d.
@@ -63,6 +65,8 @@ def to_bayesian(
         fallback: prior where ``prior`` does not serve the kernel size, and of depthwise convolutions where
             ``prior`` is one of kernels of its own size, since those are no filter banks. None leaves such
             layers deterministic.
+        posterior: of all layers: "mean-field", or "delta" (:class:`~topoprior.priors.DeltaPosterior`), which starts at the
+            draw or projection itself, without stds.
 
     Left as they are, with a warning: layers that are parametrized or pruned, that carry hooks or more than a
     weight and a bias, share a parameter with another module, or are of a subclass that may compute
@@ -70,7 +74,7 @@ def to_bayesian(
     parent reads their weights (in MultiheadAttention and the like) are left without one.
 
     Raises:
-        ValueError: no ``prior``, nothing to convert, a name that matches nothing, an unknown ``init``, a ``relative_scale``
+        ValueError: no ``prior``, nothing to convert, a name that matches nothing, an unknown ``init`` or ``posterior``, a ``relative_scale``
             that is not positive, a layer without weights yet (lazy modules).
         TypeError: ``model`` is no module, a selector of another type.
 
@@ -85,7 +89,9 @@ def to_bayesian(
         raise ValueError(f"init: expected 'prior' or 'pretrained', found {init!r}")
     if inplace and type(model) in COUNTERPARTS:
         raise ValueError("inplace: the model itself is the layer to replace; use what to_bayesian returns")
-    rules = _Rules(prior, linear_prior, fallback, init, check_positive("relative_scale", relative_scale))
+    check_family(posterior)
+    scale = check_positive("relative_scale", relative_scale)
+    rules = _Rules(prior, linear_prior, fallback, posterior, init, scale)
     model = model if inplace else _copy(model)
     chosen = select(model, include, () if exclude is None else exclude)
     reasons = reasons_to_leave(model)
@@ -118,6 +124,7 @@ class _Rules:
         priors: PriorLike | Sequence[PriorLike],
         linear_prior: PriorLike | None,
         fallback: PriorLike | None,
+        posterior: str,
         init: str,
         relative_scale: float,
     ) -> None:
@@ -125,7 +132,7 @@ class _Rules:
         if not self.priors:
             raise ValueError(f"prior: expected one or several, found {priors!r}")
         self.linear_prior, self.fallback = linear_prior, fallback
-        self.init, self.relative_scale = init, relative_scale
+        self.posterior, self.init, self.relative_scale = posterior, init, relative_scale
         for given in (*self.priors, linear_prior, fallback):
             if given is not None:
                 get_prior(given)  # a wrong name fails here, before any work
@@ -154,6 +161,7 @@ class _Rules:
             device=weight.device,
             dtype=weight.dtype,
             prior=prior,
+            posterior=self.posterior,
         )
         layer.note = f"fallback: {why}" if why else ""
         if self.init == "pretrained":

@@ -1,7 +1,7 @@
 """Bayesian layers: torch.nn's operations on weights drawn from a posterior.
 
 Arguments, shapes and errors are those of the torch.nn layer of the same name, with one more argument, the
-prior of the weights. :class:`topoprior.bayes_layer.BayesLayer` says when weights are drawn.
+prior of the weights, and the family of its posterior. :class:`topoprior.bayes_layer.BayesLayer` says when weights are drawn.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class _BayesConvNd(BayesLayer):
         dtype: torch.dtype | None = None,
         *,
         prior: PriorLike | None = None,
+        posterior: str = "mean-field",
     ) -> None:
         super().__init__()
         geometry = (
@@ -62,10 +63,10 @@ class _BayesConvNd(BayesLayer):
             bias,
             padding_mode,
         )
-        self._init_conv(geometry, prior, device, dtype)
+        self._init_conv(geometry, prior, posterior, device, dtype)
 
     def _init_conv(
-        self, geometry: tuple[Any, ...], prior: PriorLike | None, device: Any, dtype: Any
+        self, geometry: tuple[Any, ...], prior: PriorLike | None, posterior: str, device: Any, dtype: Any
     ) -> None:
         channels = (check_int(name, n) for name, n in zip(_CHANNELS, geometry, strict=False))
         kernel_size = geometry[2]
@@ -86,7 +87,7 @@ class _BayesConvNd(BayesLayer):
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         has_bias = plain.bias is not None
         self._init_posteriors(
-            shape, has_bias, self.default_prior if prior is None else prior, device, dtype
+            shape, has_bias, self.default_prior if prior is None else prior, posterior, device, dtype
         )
 
     def forward(self, input: Tensor) -> Tensor:
@@ -137,11 +138,13 @@ class BayesConv1d(_BayesConvNd):
 class BayesConv2d(_BayesConvNd):
     r"""`torch.nn.Conv2d` with a posterior over kernels.
 
-    All arguments are those of :class:`torch.nn.Conv2d`, and one more.
+    All arguments are those of :class:`torch.nn.Conv2d`, and two more.
 
     Args:
         prior: name ("klein-3x3", "gaussian", ...), checkpoint folder, or a
             :class:`~topoprior.priors.base.WeightPrior`; "klein-3x3" by default.
+        posterior: "mean-field", or "delta": a point in the prior's whitened coordinates
+            (:class:`~topoprior.priors.DeltaPosterior`), for MAP estimates, ensembles and samplers.
 
     Shape: input (N, C_in, H, W) or (C_in, H, W), as in :class:`torch.nn.Conv2d`.
 
@@ -212,10 +215,11 @@ class BayesConvTranspose2d(_BayesConvNd):
         dtype: torch.dtype | None = None,
         *,
         prior: PriorLike | None = None,
+        posterior: str = "mean-field",
     ) -> None:
         BayesLayer.__init__(self)
         sizes = (in_channels, out_channels, kernel_size, stride, padding, output_padding)
-        self._init_conv((*sizes, groups, bias, dilation, padding_mode), prior, device, dtype)
+        self._init_conv((*sizes, groups, bias, dilation, padding_mode), prior, posterior, device, dtype)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``output_size``: (H, W) wanted, where stride leaves a choice; also with leading (N, C)."""
@@ -263,8 +267,8 @@ def transpose_kernels(weight: Tensor, groups: int) -> Tensor:
 class BayesLinear(BayesLayer):
     r"""`torch.nn.Linear` with a posterior over weights: y = x W^T + b.
 
-    All arguments are those of :class:`torch.nn.Linear`, and ``prior`` as in :class:`BayesConv2d`,
-    "gaussian" by default.
+    All arguments are those of :class:`torch.nn.Linear`, and ``prior`` ("gaussian" by default) and
+    ``posterior`` as in :class:`BayesConv2d`.
 
     Shape: input (..., in_features).
 
@@ -282,11 +286,13 @@ class BayesLinear(BayesLayer):
         dtype: torch.dtype | None = None,
         *,
         prior: PriorLike = "gaussian",
+        posterior: str = "mean-field",
     ) -> None:
         super().__init__()
         self.in_features = check_int("in_features", in_features)
         self.out_features = check_int("out_features", out_features)
-        self._init_posteriors((self.out_features, self.in_features), bias, prior, device, dtype)
+        shape = (self.out_features, self.in_features)
+        self._init_posteriors(shape, bias, prior, posterior, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         return self._run(input)

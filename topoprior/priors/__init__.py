@@ -1,6 +1,7 @@
 """Weight priors: what a Bayesian layer believes of its weights before it has seen data."""
 
 from topoprior.priors.base import HE_GAIN, WeightPosterior, WeightPrior, normal_kl
+from topoprior.priors.coordinates import Coordinates, Law, Part, StandardNormal, Uniform
 from topoprior.priors.decoded import (
     DecoderPosterior,
     DecoderPrior,
@@ -10,6 +11,7 @@ from topoprior.priors.decoded import (
     FixedKernelsPosterior,
     pretrained_names,
 )
+from topoprior.priors.delta import DeltaPosterior
 from topoprior.priors.empirical_bayes import BoundedScale
 from topoprior.priors.mean_field import (
     CorrelatedGaussian,
@@ -33,10 +35,12 @@ from topoprior.priors.registry import (
 
 __all__ = [
     "BoundedScale",
+    "Coordinates",
     "CorrelatedGaussian",
     "CorrelatedPosterior",
     "DecoderPosterior",
     "DecoderPrior",
+    "DeltaPosterior",
     "EuclideanDecoderPosterior",
     "EuclideanDecoderPrior",
     "FixedKernels",
@@ -44,11 +48,15 @@ __all__ = [
     "Gaussian",
     "HE_GAIN",
     "Laplace",
+    "Law",
     "LogUniform",
     "MeanFieldPosterior",
     "MeanFieldPrior",
+    "Part",
     "ScaleMixture",
+    "StandardNormal",
     "StudentT",
+    "Uniform",
     "WeightPosterior",
     "WeightPrior",
     "get_prior",

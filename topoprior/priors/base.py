@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from topoprior.priors.buffers import KnownBuffers
+from topoprior.priors.coordinates import Coordinates
+from topoprior.utils.precision import at_least_float32 as at_least_float32
 
 HE_GAIN = math.sqrt(2)
 Shape = Sequence[int]
@@ -19,12 +21,14 @@ Shape = Sequence[int]
 class WeightPosterior(KnownBuffers, ABC):
     """Variational posterior over a weight tensor of ``shape``.
 
-    ``kl_kind`` says what :meth:`kl` is: "exact", an upper "bound", or an "approximation" whose error the
-    class states.
+    ``kl_kind`` says what :meth:`kl` is: "exact", an upper "bound", an "approximation" whose error the
+    class states, or "-log p" of a point, which has no KL.
     """
 
     shape: torch.Size
     kl_kind: str = "exact"
+    #: Whether all its draws are the mean.
+    is_point: bool = False
 
     @abstractmethod
     def reset_parameters(self) -> None:
@@ -103,6 +107,19 @@ class WeightPrior(ABC):
         """Whether :meth:`posterior` takes weights of this shape."""
         return True
 
+    def coordinates(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> Coordinates:
+        """The whitened coordinates of weights of ``shape``, on which delta posteriors and samplers live.
+
+        Raises:
+            ValueError: the prior has none, or does not serve weights of this shape.
+        """
+        raise ValueError(
+            f"prior: {type(self).__name__} has no whitened coordinates, which delta posteriors need; give it a "
+            "method coordinates(shape)"
+        )
+
 
 @torch.no_grad()
 def narrow_(log_scale: Tensor, std: float, unit: float = 1.0) -> None:
@@ -126,11 +143,6 @@ def draw_noise(sample_shape: Shape, shape: Shape, like: Tensor, antithetic: bool
         )
     half = torch.randn([size[0] // 2, *size[1:]], dtype=like.dtype, device=like.device)
     return torch.cat([half, -half])
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision has too few digits for a sum of squares, and float16 ends at 65,504."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def normal_kl(loc: Tensor, log_scale: Tensor, prior_scale: float | Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from topoprior.priors.base import (
     narrow_,
     normal_kl,
 )
+from topoprior.priors.coordinates import Coordinates
+from topoprior.priors.decoded.coordinates import FixedCoordinates
 from topoprior.priors.decoded.prior import DecoderPrior
 from topoprior.priors.empirical_bayes import BoundedScale
 from topoprior.priors.registry import register_prior
@@ -61,6 +63,11 @@ class FixedKernels(WeightPrior):
         self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> FixedKernelsPosterior:
         return FixedKernelsPosterior(self, shape, device=device, dtype=dtype)
+
+    def coordinates(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> Coordinates:
+        return FixedCoordinates(self, shape, device=device, dtype=dtype)
 
     def sample(self, shape: Shape) -> Tensor:
         return self.decoder.sample(shape)

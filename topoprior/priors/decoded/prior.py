@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from topoprior.priors.base import HE_GAIN, Shape, WeightPrior
+from topoprior.priors.coordinates import Coordinates
+from topoprior.priors.decoded.coordinates import DecodedCoordinates, EuclideanCoordinates
 from topoprior.priors.decoded.distill import fewest_harmonics
 from topoprior.priors.decoded.network import FrozenMLP, hermite_grid
 from topoprior.priors.decoded.posterior import DecoderPosterior, EuclideanDecoderPosterior
@@ -139,6 +141,11 @@ class DecoderPrior(WeightPrior):
         self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> DecoderPosterior:
         return DecoderPosterior(self, shape, device=device, dtype=dtype)
+
+    def coordinates(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> Coordinates:
+        return DecodedCoordinates(self, shape, device=device, dtype=dtype)
 
     def sample(self, shape: Shape) -> Tensor:
         scale = self.scales(shape)
@@ -403,6 +410,11 @@ class EuclideanDecoderPrior(WeightPrior):
         self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> EuclideanDecoderPosterior:
         return EuclideanDecoderPosterior(self, shape, device=device, dtype=dtype)
+
+    def coordinates(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> Coordinates:
+        return EuclideanCoordinates(self, shape, device=device, dtype=dtype)
 
     def sample(self, shape: Shape) -> Tensor:
         alpha_scale, beta_scale = self.scales(shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from topoprior.priors.base import (
     narrow_,
     normal_kl,
 )
+from topoprior.priors.coordinates import Coordinates, Law, ScaledCoordinates, StandardNormal
 from topoprior.priors.empirical_bayes import BoundedScale
 from topoprior.priors.mean_field.expectation import expectation, legendre_rule
 from topoprior.priors.registry import register_prior
@@ -135,6 +137,30 @@ class MeanFieldPrior(WeightPrior):
     ) -> MeanFieldPosterior:
         return MeanFieldPosterior(self, shape, device=device, dtype=dtype)
 
+    def coordinates(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> Coordinates:
+        """u = w / std (of a law without variance: w / scale)."""
+        self._check_coordinates()
+        std, scale = self.std(shape), self.scale_of(shape)
+        unit = std if math.isfinite(std) else scale
+        return ScaledCoordinates(self, shape, self._law(scale / unit), unit, device=device, dtype=dtype)
+
+    def _law(self, scale: float) -> Law:
+        """The law of u, whose scale this is."""
+        return PriorLaw(self, scale)
+
+    def _check_coordinates(self) -> None:
+        if self.empirical_bayes:
+            raise ValueError(
+                "empirical_bayes: a delta posterior has no width to learn a prior's scale from; expected False, "
+                "found True"
+            )
+        if type(self).cross_entropy is not MeanFieldPrior.cross_entropy and (
+            type(self).log_prob is MeanFieldPrior.log_prob
+        ):
+            raise ValueError(f"prior: {type(self).__name__} needs log_prob(w, scale) for a delta posterior")
+
     def sample(self, shape: Shape) -> Tensor:
         return self.scale_of(shape) * self.sample_unit(shape)
 
@@ -239,6 +265,26 @@ class MeanFieldPosterior(WeightPosterior):
         return f"{tuple(self.shape)}, prior={self.prior!r}, prior_scale={self.prior_scale:.3g}"
 
 
+@dataclass(frozen=True)
+class PriorLaw(Law):
+    """The law of a prior's weights in other units: energy = -log p(u), elementwise, with the prior's ``scale`` in
+    these units; nothing is left out."""
+
+    prior: MeanFieldPrior
+    scale: float
+
+    def sample(self, shape: Shape, like: Tensor) -> Tensor:
+        return (self.scale * self.prior.sample_unit(shape)).to(like)
+
+    def energy(self, x: Tensor) -> Tensor:
+        x = at_least_float32(x)
+        scale = torch.full((self.prior.num_scales,), self.scale, dtype=x.dtype, device=x.device)
+        return -self.prior.log_prob(x, scale.squeeze(0)).sum()
+
+    def log_norm(self, x: Tensor) -> float:
+        return 0.0
+
+
 class Gaussian(MeanFieldPrior):
     r"""Independent :math:`w \sim N(0, s^2)`, with a mean-field normal posterior and the exact KL.
 
@@ -260,6 +306,9 @@ class Gaussian(MeanFieldPrior):
 
     def log_prob(self, w: Tensor, scale: Tensor) -> Tensor:
         return -0.5 * (w / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
+
+    def _law(self, scale: float) -> Law:
+        return StandardNormal()
 
     def cross_entropy(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
         second_moment = loc.square() + (2 * log_scale).exp()

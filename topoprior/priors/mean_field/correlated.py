@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from topoprior.priors.base import Shape, at_least_float32
+from topoprior.priors.coordinates import Coordinates, ScaledCoordinates, StandardNormal
 from topoprior.priors.mean_field.base import MeanFieldPosterior, MeanFieldPrior
 from topoprior.priors.registry import priors_serving, register_prior
 from topoprior.utils.checks import check_positive
@@ -57,6 +58,16 @@ class CorrelatedGaussian(MeanFieldPrior):
     ) -> MeanFieldPosterior:
         self._check_shape(shape)
         return CorrelatedPosterior(self, shape, device=device, dtype=dtype)
+
+    def coordinates(
+        self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> Coordinates:
+        """w = s L u for every kernel, L L^T = C."""
+        self._check_shape(shape)
+        self._check_coordinates()
+        return CorrelatedCoordinates(
+            self, shape, StandardNormal(), self.scale_of(shape), device=device, dtype=dtype
+        )
 
     def sample(self, shape: Shape) -> Tensor:
         self._check_shape(shape)
@@ -114,6 +125,29 @@ class CorrelatedPosterior(MeanFieldPosterior):
         with contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
             energy = _MeanEnergy.apply(loc, log_scale, precision)[0]
         return 0.5 * (energy / scale.square() + log_dets - loc.numel())
+
+
+class CorrelatedCoordinates(ScaledCoordinates):
+    """Kernels w = s L u from standard normal u, (out, in, ...); C = L L^T by Cholesky."""
+
+    factor: Tensor
+    prior: CorrelatedGaussian
+
+    def fill_buffers(self) -> None:
+        super().fill_buffers()
+        factor = torch.linalg.cholesky(self.prior.covariance(self.shape[2:]))
+        if not hasattr(self, "factor"):
+            self.register_buffer("factor", torch.empty_like(factor).to(self.scales), persistent=False)
+        self.factor.copy_(factor)
+
+    def weight(self, x: Mapping[str, Tensor]) -> Tensor:
+        return ((x["u"].flatten(2) @ self.factor.T) * self.scales).view(self.shape)
+
+    @torch.no_grad()
+    def invert(self, weight: Tensor) -> dict[str, Tensor]:
+        kernels = weight.detach().double().flatten(2) / self.scales.double()
+        u = torch.linalg.solve_triangular(self.factor.double().T, kernels, upper=True, left=False)
+        return {"u": u.view(self.shape).to(self.scales)}
 
 
 def _weighted(loc: Tensor, log_scale: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:

@@ -207,6 +207,12 @@ class LogUniform(MeanFieldPrior):
     def cross_entropy(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
         return mean_log_hypot(loc, log_scale, 0.0) + self._log_norm
 
+    def _check_coordinates(self) -> None:
+        raise ValueError(
+            "prior: 1 / |w| between two bounds has no point estimate inside and no gradient that leads back from "
+            "outside; a delta posterior takes another prior"
+        )
+
     @property
     def _log_norm(self) -> float:
         return math.log(-2 * math.log(self.ratio))
