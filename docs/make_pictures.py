@@ -1,4 +1,4 @@
-"""The pictures of coverings.md and of the README: `python docs/make_pictures.py` writes docs/*.png."""
+"""The pictures of README and docs/concepts/coverings.md: `python docs/make_pictures.py` writes them."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def two_sheets() -> None:
     base.contourf(u, v, tp.WrappedNormal(K, CENTER, scale).log_prob(x).exp(), 12, cmap="Greys")
     glued_edges(base, 1, flipped=True)
     base.set_title("K: the two sheets summed", fontsize=10)
-    figure.savefig(HERE / "two-sheets.png", dpi=90)
+    figure.savefig(HERE / "concepts" / "two-sheets.png", dpi=90)
     plt.close(figure)
 
 
@@ -75,7 +75,7 @@ def narrow_and_wide() -> None:
         figure.colorbar(density, ax=ax, shrink=0.7, label="density; uniform: 1")
         glued_edges(ax, 1, flipped=True)
         ax.set_title(f"{name}, std {scale}\nKL {kl:.3f}, bound {bound:.3f}", fontsize=10)
-    figure.savefig(HERE / "narrow-and-wide.png", dpi=90)
+    figure.savefig(HERE / "concepts" / "narrow-and-wide.png", dpi=90)
     plt.close(figure)
 
 
@@ -100,7 +100,34 @@ def kernels() -> None:
     plt.close(figure)
 
 
+def draws() -> None:
+    """What the prior does: kernels of a layer before it has seen data, for three priors."""
+    torch.manual_seed(0)
+    rows, columns = 6, 8
+    names = {
+        "gaussian": "gaussian: noise",
+        "correlated-gaussian": "correlated-gaussian: smooth noise",
+        "klein-3x3": "klein-3x3: edges, ridges, and between",
+    }
+    figure, axes = plt.subplots(
+        1, 3, figsize=(8.4, 2.2), layout="constrained", gridspec_kw={"wspace": 0.12}
+    )
+    for ax, (name, title) in zip(axes, names.items(), strict=True):
+        kernels = tp.get_prior(name).sample((rows * columns, 1, 3, 3))[:, 0]
+        kernels = kernels / kernels.abs().amax((1, 2), keepdim=True)
+        mosaic = torch.full((rows * 4 - 1, columns * 4 - 1), torch.nan)
+        for i, kernel in enumerate(kernels):
+            row, column = divmod(i, columns)
+            mosaic[4 * row : 4 * row + 3, 4 * column : 4 * column + 3] = kernel
+        ax.imshow(mosaic, cmap="gray", vmin=-1, vmax=1)
+        ax.set_title(title, fontsize=9)
+        ax.set_axis_off()
+    figure.savefig(HERE / "draws.png", dpi=90)
+    plt.close(figure)
+
+
 if __name__ == "__main__":
     kernels()
+    draws()
     two_sheets()
     narrow_and_wide()

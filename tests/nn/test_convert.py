@@ -3,7 +3,6 @@
 import copy
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -290,15 +289,6 @@ def test_onnx_of_the_posterior_mean(tmp_path):
 
 # --- summary ---------------------------------------------------------------------------------
 
-
-def test_the_documentation_runs():
-    """Every Python block of docs/layers.md, in order, in one namespace."""
-    text = (Path(tp.__file__).parents[1] / "docs" / "layers.md").read_text(encoding="utf-8")
-    namespace = {}
-    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        exec(compile(block, "docs/layers.md", "exec"), namespace)
-    for line in re.search(r"```\nlayer.*?```", text, flags=re.DOTALL)[0].splitlines()[3:10]:
-        assert line.split()[:5] in [shown.split()[:5] for shown in str(namespace["table"]).splitlines()]
 
 
 @torch.no_grad()

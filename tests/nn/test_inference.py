@@ -1,8 +1,6 @@
 """Functions of whole models. Oracles: passes one draw at a time, closed forms, torch.distributions."""
 
 import math
-import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -347,12 +345,3 @@ def test_kl_warmup(schedule, start):
     assert all(a < b for a, b in zip(factors[:10], factors[1:11], strict=True))
     quarter = {"linear": 0.3, "cosine": (1 - math.cos(0.3 * math.pi)) / 2}[schedule]
     assert factors[3] == pytest.approx(start + (1 - start) * quarter)
-
-
-def test_the_page_on_inference_runs():
-    """Every code block of docs/inference.md, in order; it uses BLiTZ at its end."""
-    pytest.importorskip("blitz")
-    page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) > 5
-    exec("\n".join(blocks), {"__name__": "page"})

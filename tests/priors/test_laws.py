@@ -8,7 +8,6 @@ import copy
 import io
 import math
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -324,13 +323,3 @@ def test_import_reads_no_weights():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_documentation_runs():
-    """Every Python block of docs/priors.md, in order, in one namespace."""
-    text = (Path(tp.__file__).parents[1] / "docs" / "priors.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, "docs/priors.md", "exec"), namespace)
-    assert len(blocks) >= 3

@@ -32,7 +32,7 @@ def test_circle_decodes_straight_edges():
 
 
 def test_what_each_decoder_leaves_out_of_the_klein_kernels():
-    """Circle > plane > torus > Klein bottle: the figures of docs/priors.md."""
+    """Circle > plane > torus > Klein bottle: the figures of docs/concepts/priors.md."""
     from topoprior.kernels.klein import sample_klein_kernels
 
     kernels = sample_klein_kernels(1000)[0].unsqueeze(1)

@@ -21,7 +21,7 @@ def faster_latents(model: nn.Module, factor: float) -> Iterator[nn.Module]:
     Adam's steps have about the length of the learning rate in every coordinate, whatever the gradient. A
     weight is done after a small part of its scale; a latent has to cross much of a space of size 1, and in
     short trainings it does not. With factors of 10 to 60 the Klein prior learns from few images what with 1 it
-    does not (docs/experiments.md). Amplitudes, all stds and other parameters keep their rates; parameters, their
+    does not (docs/development/comparison.md). Amplitudes, all stds and other parameters keep their rates; parameters, their
     names and order, gradients, states and copies are as without it.
 
     Args:

@@ -332,7 +332,7 @@ class EuclideanDecoderPrior(WeightPrior):
 
     as in :class:`~topoprior.DecoderPrior`, but with the plane in place of a closed space. No continuous g on
     the plane is a homeomorphism onto the Klein bottle, so the VAE behind "euclidean-3x3" has to tear it
-    somewhere (docs/priors.md has the errors): it is there to compare with.
+    somewhere (docs/concepts/priors.md has the errors): it is there to compare with.
 
     The posterior is a mean-field normal over z, alpha and beta: 2 dim + 4 numbers a kernel. Its closed-form
     KL bounds that of the weights from above (data processing).

@@ -1,0 +1,79 @@
+"""Every block of Python in README.md and docs/ runs: page by page, in order, one namespace a page, nothing else given."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from topoprior.priors import registry
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^( *)```python\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def _run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """What the page's blocks leave behind; run in an empty folder, and names they register are forgotten."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(registry, "_PRIORS", dict(registry._PRIORS))
+    text = page.read_text(encoding="utf-8")
+    namespace: dict = {"__name__": "page"}
+    for block in BLOCK.finditer(text):
+        indent, code = block.groups()
+        line = text.count("\n", 0, block.start(2))
+        source = "\n" * line + re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
+        exec(compile(source, str(page), "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if BLOCK.search(page.read_text(encoding="utf-8"))], ids=_name
+)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    _run(page, tmp_path, monkeypatch)
+
+
+def test_the_table_of_a_converted_network_is_what_the_page_shows(tmp_path, monkeypatch):
+    page = ROOT / "docs" / "concepts" / "layers.md"
+    table = str(_run(page, tmp_path, monkeypatch)["table"]).splitlines()
+    shown = re.search(r"^layer .*?^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    rows = [
+        line.split()[:5] for line in shown[0].splitlines()[2:] if line.startswith(("conv", "layer", "fc"))
+    ]
+    assert len(rows) == 10
+    assert all(row in [line.split()[:5] for line in table] for row in rows), (
+        "names, types, shapes, priors, numbers"
+    )
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "experiments" / "results" / "README.md"]:
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", BLOCK.sub("", page.read_text(encoding="utf-8"))):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocstrings") is None, reason="needs the extra `docs`")
+def test_the_site_builds(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr[-4000:]
+    reference = (tmp_path / "api" / "nn" / "index.html").read_text(encoding="utf-8")
+    assert "BayesConv2d" in reference
+    assert "<math" in (tmp_path / "api" / "distributions" / "index.html").read_text(encoding="utf-8")
+    for page in (tmp_path / "api").rglob("*.html"):
+        text = re.sub(
+            r'<details class="mkdocstrings-source">.*?</details>',
+            "",
+            page.read_text(encoding="utf-8"),
+            flags=re.DOTALL,
+        )
+        assert not re.search(r"\.\. math::|:(class|func|math):", text), page
