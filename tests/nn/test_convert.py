@@ -290,7 +290,6 @@ def test_onnx_of_the_posterior_mean(tmp_path):
 # --- summary ---------------------------------------------------------------------------------
 
 
-
 @torch.no_grad()
 def test_summary_counts():
     net = small_net()
