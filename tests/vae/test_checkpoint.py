@@ -246,7 +246,13 @@ def test_settings_that_json_has_not(tmp_path):
     _, again = small_training(tmp_path / "run", 2, **options)
     assert again == first
     config, tensors, _ = unpack((tmp_path / "run").read_bytes(), "run")
-    config["fit"] = {"residual": "inf", "mismatch": "nan", "chosen": None}
+    config["fit"] = {
+        "residual": "inf",
+        "mismatch": "nan",
+        "chosen": None,
+        "certified": False,
+        "why": "a word",
+    }
     (tmp_path / "run").write_bytes(pack(config, tensors))
     _, history = small_training(tmp_path / "run", 2, **options)
     assert history.residual == float("inf")

@@ -44,7 +44,7 @@ class Run:
         )
         self.train: list[float] = []
         self.validation: list[float] = []
-        self.fit: dict[str, float] | None = None
+        self.fit: dict[str, Any] | None = None
         self.best_epoch = -1
         self.best_state: dict[str, Tensor] | None = None
 
@@ -209,15 +209,15 @@ def _check_architecture(model: dict[str, Tensor], tensors: dict[str, Tensor], pa
 
 
 def _check_fit(fit: Any) -> None:
-    """None, or numbers by name, one of them the residual."""
+    """None, or plain values by name, one of them the residual, a number."""
     if fit is None:
         return
-    if not isinstance(fit, dict) or "residual" not in fit:
-        raise _Wrong("fit: expected numbers by name")
+    residual = fit.get("residual") if isinstance(fit, dict) else None
+    if not (isinstance(residual, int | float) or (isinstance(residual, str) and residual in _SPECIAL)):
+        raise _Wrong("fit: expected values by name, among them a number, residual")
     for name, value in fit.items():
-        plain = value is None or isinstance(value, int | float)
-        if not plain and value not in _SPECIAL or (name == "residual" and value is None):
-            raise _Wrong(f"fit: {name[:80]} is no number")
+        if not (value is None or isinstance(value, int | float | str)):
+            raise _Wrong(f"fit: {name[:80]} is no plain value")
 
 
 def _check_random(state: Tensor | None, generator: torch.Generator) -> None:
@@ -245,7 +245,7 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
-    return float(value) if value in _SPECIAL else value
+    return float(value) if isinstance(value, str) and value in _SPECIAL else value
 
 
 def _plain(value: Any) -> Any:

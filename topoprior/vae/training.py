@@ -52,7 +52,7 @@ def fit(
     precision: torch.dtype | None = None,
     seed: int | None = None,
     checkpoint: Path | str | None = None,
-    progress: bool = True,
+    progress: bool | Callable[[int], None] = True,
 ) -> History:
     """Maximize the ELBO of ``vae`` on ``x`` (N, *data_shape) with Adam; the best state is kept.
 
@@ -72,6 +72,7 @@ def fit(
         seed: calls `torch.manual_seed` first.
         checkpoint: a file that is rewritten after every epoch. If it is there, training goes on from it
             to the same numbers as without the interruption.
+        progress: a bar; or a function that is called with the number of epochs done, at first after the warm start.
 
     Raises:
         TypeError: data that are no tensor of the model's dtype, a number of another kind.
@@ -123,10 +124,12 @@ def fit(
         desc=f"VAE on {vae.covering!r}",
         initial=len(run.train),
         total=epochs,
-        disable=not progress,
+        disable=progress is not True,
         unit="epoch",
     )
     for epoch in bar:
+        if callable(progress):
+            progress(epoch)
         if run.is_over(patience):
             break
         weight = coverage * max(0.0, 1 - 2 * epoch / epochs)
