@@ -2,6 +2,7 @@
 
 from topoprior.nn.base import BayesLayer
 from topoprior.nn.convert import to_bayesian, to_deterministic
+from topoprior.nn.fixed_draws import FixedDraws, freeze_draws
 from topoprior.nn.inference import frozen_sample, posterior_mean, predict, sample_outputs
 from topoprior.nn.latents import compile_posteriors, faster_latents
 from topoprior.nn.layers import BayesConv1d, BayesConv2d, BayesConv3d, BayesConvTranspose2d, BayesLinear
@@ -17,6 +18,7 @@ __all__ = [
     "BayesConvTranspose2d",
     "BayesLayer",
     "BayesLinear",
+    "FixedDraws",
     "LayerSummary",
     "ModelSummary",
     "compile_posteriors",
@@ -24,6 +26,7 @@ __all__ = [
     "elbo_loss",
     "expected_entropy",
     "faster_latents",
+    "freeze_draws",
     "frozen_sample",
     "kl_divergence",
     "kl_per_layer",

@@ -92,7 +92,7 @@ def to_bayesian(
     check_family(posterior)
     scale = check_positive("relative_scale", relative_scale)
     rules = _Rules(prior, linear_prior, fallback, posterior, init, scale)
-    model = model if inplace else _copy(model)
+    model = model if inplace else copied(model)
     chosen = select(model, include, () if exclude is None else exclude)
     reasons = reasons_to_leave(model)
     replacements: dict[int, nn.Module] = {}
@@ -208,7 +208,7 @@ def to_deterministic(model: nn.Module, *, sample: bool = False, inplace: bool = 
         raise ValueError(
             "inplace: the model itself is the layer to replace; use what to_deterministic returns"
         )
-    model = model if inplace else _copy(model)
+    model = model if inplace else copied(model)
     layers = [module for module in model.modules() if isinstance(module, BayesLayer)]
     if not layers:
         raise ValueError(f"model: found no Bayesian layer, only {layer_types(model)}")
@@ -258,7 +258,7 @@ def _size(x: Tensor) -> float:
     return float(x.detach().float().square().mean().sqrt())
 
 
-def _copy(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
     """A deep copy, also where pruning or weight norm left a computed weight, which torch does not copy.
 
     Their hooks compute it anew in every forward pass.

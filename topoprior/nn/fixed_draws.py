@@ -1,0 +1,89 @@
+"""Networks drawn once from the posterior, for serving: plain torch.nn layers, no sampling at prediction time."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from topoprior.nn.base import BayesLayer
+from topoprior.nn.convert import copied, to_deterministic
+from topoprior.nn.inference import bayes_layers
+from topoprior.nn.selection import layer_types
+from topoprior.utils.checks import check_int
+
+
+class FixedDraws(nn.Module):
+    """Networks that share all but what was drawn for each: :func:`freeze_draws` makes one.
+
+    The networks are in ``members``; called, it returns what each of them returns, stacked, (num_samples, batch, ...).
+    """
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.stack([member(*args, **kwargs) for member in self.members])
+
+
+@torch.no_grad()
+def freeze_draws(model: nn.Module, num_samples: int = 32) -> FixedDraws:
+    r"""``num_samples`` networks with weights w_s ~ q, drawn now and kept: predictions without drawing.
+
+    Every answer then is a function of the input alone, so that a service can repeat and cache it, threads can share it,
+    and ``torch.export``, ``torch.onnx.export`` and safetensors take it as any network of torch.nn layers. The cost is that of
+    ``num_samples`` passes of the deterministic network; weights of two spatial dimensions lie in memory as CPUs read
+    them fastest (``torch.channels_last``). Everything that is not Bayesian is shared by the members and in evaluation
+    mode, and nothing asks for gradients. The drawn weights take ``num_samples`` times the memory of one network's.
+
+    Args:
+        model: with Bayesian layers; it stays as it is.
+        num_samples: networks to draw.
+
+    Returns:
+        a module: input (batch, ...) to outputs (num_samples, batch, ...).
+
+    Raises:
+        TypeError: ``model`` is no module, ``num_samples`` no int.
+        ValueError: no Bayesian layer, ``num_samples`` below 1.
+
+    Example:
+        >>> import topoprior as tp
+        >>> net = nn.Sequential(tp.BayesConv2d(1, 4, 3), nn.Flatten(), tp.BayesLinear(36, 3))
+        >>> frozen, x = freeze_draws(net, 8), torch.ones(2, 1, 5, 5)
+        >>> probabilities = frozen(x).softmax(2)
+        >>> probabilities.shape, torch.equal(frozen(x).softmax(2), probabilities)
+        (torch.Size([8, 2, 3]), True)
+
+        Kept in a file, and read into draws of the same network:
+
+        >>> from safetensors.torch import load_file, save_file
+        >>> plain = torch.contiguous_format  # what members share is written for each of them
+        >>> tensors = {name: t.clone(memory_format=plain) for name, t in frozen.state_dict().items()}
+        >>> save_file(tensors, "frozen.safetensors")  # doctest: +SKIP
+        >>> _ = freeze_draws(net, 8).load_state_dict(load_file("frozen.safetensors"))  # doctest: +SKIP
+    """
+    num_samples = check_int("num_samples", num_samples)
+    if not bayes_layers(model):
+        raise ValueError(f"model: found no Bayesian layer, only {layer_types(model)}")
+    model = copied(model).eval().requires_grad_(False)
+    own = [*bayes_layers(model), *model.parameters(), *model.buffers()]
+    members = []
+    for _ in range(num_samples):
+        member = copy.deepcopy(
+            model, {id(shared): shared for shared in own}
+        )  # new modules, the same tensors
+        members.append(
+            _laid_out(to_deterministic(member, sample=True, inplace=not isinstance(member, BayesLayer)))
+        )
+    return FixedDraws(members).eval()
+
+
+def _laid_out(network: nn.Module) -> nn.Module:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.to(memory_format=torch.channels_last)
+    return network
