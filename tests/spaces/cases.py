@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 import mpmath
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,26 +42,26 @@ def hexagonal_torus() -> FlatManifold:
 
 def hantzsche_wendt() -> FlatManifold:
     cosets = [
-        (torch.diag(torch.tensor([1.0, -1.0, -1.0])), [0.5, 0.5, 0.0]),
-        (torch.diag(torch.tensor([-1.0, 1.0, -1.0])), [0.0, 0.5, 0.5]),
-        (torch.diag(torch.tensor([-1.0, -1.0, 1.0])), [0.5, 0.0, 0.5]),
+        (np.diag([1.0, -1.0, -1.0]), [0.5, 0.5, 0.0]),
+        (np.diag([-1.0, 1.0, -1.0]), [0.0, 0.5, 0.5]),
+        (np.diag([-1.0, -1.0, 1.0]), [0.5, 0.0, 0.5]),
     ]
-    return FlatManifold(torch.eye(3), cosets)
+    return FlatManifold(np.eye(3), cosets)
 
 
 def third_turn() -> FlatManifold:
     """The orientable flat 3-manifold with holonomy Z/3: a hexagonal prism, its ends glued with 120 degrees."""
     h = math.sqrt(3) / 2
-    lattice = torch.tensor([[1.0, -0.5, 0.0], [0.0, h, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    turn = torch.tensor([[-0.5, -h, 0.0], [h, -0.5, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    lattice = [[1.0, -0.5, 0.0], [0.0, h, 0.0], [0.0, 0.0, 1.0]]
+    turn = np.array([[-0.5, -h, 0.0], [h, -0.5, 0.0], [0.0, 0.0, 1.0]])
     return FlatManifold(lattice, [(turn, [0, 0, 1 / 3]), (turn @ turn, [0, 0, 2 / 3])])
 
 
 def third_turn_from_generators() -> FlatManifold:
     """The same, from its screw and one translation."""
     h = math.sqrt(3) / 2
-    turn = torch.tensor([[-0.5, -h, 0.0], [h, -0.5, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    return FlatManifold.from_generators([(turn, [0, 0, 1 / 3]), (torch.eye(3), [1.0, 0.0, 0.0])])
+    turn = [[-0.5, -h, 0.0], [h, -0.5, 0.0], [0.0, 0.0, 1.0]]
+    return FlatManifold.from_generators([(turn, [0, 0, 1 / 3]), (np.eye(3), [1.0, 0.0, 0.0])])
 
 
 # Flat spaces on which distributions are tested too.
@@ -90,7 +91,7 @@ SPACES: dict[str, Callable[[], Covering]] = _CORE | {
     "rotations": RotationGroup,
     "lens": lambda: LensSpace(3, 1),
     "lens-5-2": lambda: LensSpace(5, 2),
-    "projective-plane-generic": lambda: SphericalSpaceForm([-torch.eye(3)]),
+    "projective-plane-generic": lambda: SphericalSpaceForm([-np.eye(3)]),
     "klein-x-circle-x-line": lambda: Product(KleinBottle(), Circle(), Euclidean(1)),
     "rotations-x-klein": lambda: Product(RotationGroup(), KleinBottle()),
 }

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
-from torch.distributions.utils import lazy_property
 from torch.utils.checkpoint import checkpoint
 
 from topoprior.distributions.lattice_sums import log_lattice_normal_of_sum
@@ -80,7 +79,7 @@ class WrappedNormal(Distribution):
             assert scale_tril is not None
             _check_tail("scale_tril", scale_tril, (n, n))
             batch = torch.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2])
-            self.scale_tril = scale_tril.expand(*batch, n, n)
+            self._scale_tril = scale_tril.expand(*batch, n, n)
         self.is_diagonal = scale is not None
         self.loc = loc.expand(*batch, n)
         super().__init__(batch, torch.Size([n]), validate_args=validate_args)
@@ -98,9 +97,9 @@ class WrappedNormal(Distribution):
     def support(self) -> Any:
         return constraints.real_vector  # any lift
 
-    @lazy_property
+    @property
     def scale_tril(self) -> Tensor:
-        return torch.diag_embed(self.scale)
+        return torch.diag_embed(self.scale) if self.is_diagonal else self._scale_tril
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> WrappedNormal:
         new = self._get_checked_instance(WrappedNormal, _instance)
@@ -110,7 +109,7 @@ class WrappedNormal(Distribution):
         if self.is_diagonal:
             new.scale = self.scale.expand(batch_shape + self.event_shape)
         else:
-            new.scale_tril = self.scale_tril.expand(batch_shape + self.event_shape * 2)
+            new._scale_tril = self.scale_tril.expand(batch_shape + self.event_shape * 2)
         super(WrappedNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new

@@ -66,7 +66,13 @@ class Covering(ABC):
         """Geodesic distance on the base between the points of ``x`` and ``y``. Shape (...)."""
 
     @abstractmethod
-    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
+    def sample_uniform(
+        self,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device | None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Lifts of points drawn uniformly from the base, shape (*shape, cover_dim)."""
 
     @abstractmethod

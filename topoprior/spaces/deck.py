@@ -7,10 +7,11 @@ is a matrix product; also where the cover is a sphere (t = 0) or a product.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from topoprior.utils.plain import found_once
 
 _TOL = 1e-6
 Word = tuple[tuple[int, int], ...]  # (generator, power), ...: their product, first factor first
@@ -72,14 +73,14 @@ class DeckGroup:
     def __init__(self, lattice: Tensor, linear: Tensor, shift: Tensor) -> None:
         self.lattice, self.linear, self.shift = lattice, linear, shift
 
-    @cached_property
+    @found_once
     def generators(self) -> Tensor:
         """All cosets but the first, then the translations, last first, (m - 1 + r, d + 1, d + 1)."""
         columns = self.lattice.T.flip(0)
         eye = torch.eye(len(self.lattice), dtype=torch.float64).expand(len(columns), -1, -1)
         return torch.cat([affine(self.linear[1:], self.shift[1:]), affine(eye, columns)])
 
-    @cached_property
+    @found_once
     def relations(self) -> list[Word]:
         """Products of the generators that are the identity, and from which all others follow.
 

@@ -42,15 +42,17 @@ class _Slopes:
         i, j = torch.triu_indices(len(points), len(points), 1)
         distance = space.distance(points[i], points[j])
         far = distance > apart
-        i, j, distance = i[far], j[far], distance[far].unsqueeze(-1)
-        values = features(points)
+        i, j, distance = i[far], j[far], distance[far]
+        values = features(points).T.contiguous()
         self.dim, self.least = space.dim, least
-        self.jacobian = _jacobian(space, features, points)
-        self.between = ((values[i] - values[j]) / distance).square()
+        self.jacobian = _differences(space, features, points, 1e-4 * apart)
+        self.between = (
+            (values[:, i] - values[:, j]) / distance
+        ).square()  # a row a feature: rows are added
 
     def embed(self, columns: list[int]) -> bool:
         """Whether these features are an immersion, and injective."""
-        if self.between[:, columns].sum(-1).min() < self.least**2:
+        if self.between[columns].sum(0).min() < self.least**2:
             return False
         return bool(torch.linalg.svdvals(self.jacobian[:, columns])[:, self.dim - 1].min() > self.least)
 
@@ -59,7 +61,7 @@ class _Slopes:
         highest first, down to Whitney's 2 dim + 1 (fewer may pass the check and still cross themselves).
         None if all of them do not embed.
         """
-        most = self.between.shape[1]
+        most = len(self.between)
         columns = list(range(min(2 * self.dim + 1, most)))
         while not self.embed(columns):
             if len(columns) == most:
@@ -80,6 +82,13 @@ def _jacobian(space: Covering, features: Callable[[Tensor], Tensor], x: Tensor) 
 
     # Backward, though jacfwd would do less: torch.compile cannot trace it here.
     return torch.func.vmap(torch.func.jacrev(along))(torch.zeros_like(x), x)
+
+
+def _differences(space: Covering, features: Callable[[Tensor], Tensor], x: Tensor, step: float) -> Tensor:
+    """The same by central differences: enough for a search, and many features cost as little as few."""
+    eye = step * torch.eye(space.cover_dim, dtype=x.dtype, device=x.device)
+    both = [features(space._move(x, v)) - features(space._move(x, -v)) for v in eye]
+    return torch.stack(both, -1) / (2 * step)
 
 
 def nearest_point(space: Covering, y: Tensor, grid: Tensor, reach: float, steps: int = 6) -> Tensor:

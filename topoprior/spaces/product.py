@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from topoprior.spaces.covering import Covering
 from topoprior.spaces.deck import DeckGroup, block_diagonal
 from topoprior.spaces.flat.manifold import FlatManifold
+from topoprior.utils.plain import found_once, plain
 
 
 class _Parts(Covering):
@@ -109,14 +109,14 @@ class Product(_Parts):
         squared = torch.stack([part.distance(a, b).square() for part, a, b in pairs], -1).sum(-1)
         return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
 
-    @cached_property
-    def deck_group(self) -> DeckGroup:  # type: ignore[override]
+    @found_once
+    def deck_group(self) -> DeckGroup:
         groups = [part.deck_group for part in self.parts]
         lattice = _block_lattice([group.lattice for group in groups])
         return DeckGroup(lattice, *_block_cosets([(group.linear, group.shift) for group in groups]))
 
-    @cached_property
-    def shortest_loop(self) -> float:  # type: ignore[override]
+    @found_once
+    def shortest_loop(self) -> float:
         return min(part.shortest_loop for part in self.parts)
 
     def generic_points(self, count: int) -> Tensor:
@@ -134,8 +134,15 @@ class Product(_Parts):
         moves = zip(self.parts, self.split(x), self.split(v), strict=True)
         return torch.cat([part._move(a, b) for part, a, b in moves], -1)
 
-    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
-        return torch.cat([part.sample_uniform(shape, dtype, device) for part in self.parts], -1)
+    def sample_uniform(
+        self,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device | None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        parts = [part.sample_uniform(shape, dtype, device, generator) for part in self.parts]
+        return torch.cat(parts, -1)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Product) and self.parts == other.parts
@@ -147,6 +154,7 @@ class Product(_Parts):
 class FlatProduct(_Parts, FlatManifold):
     """A product of flat manifolds: block matrices for the group, the features of the factors."""
 
+    @plain
     def __init__(self, *coverings: FlatManifold) -> None:
         self.parts = coverings
         linear, shift = _block_cosets([(part.linear, part.shift) for part in coverings])

@@ -14,6 +14,7 @@ from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.spherical.harmonics import SphericalHarmonics, invariant_harmonics
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm
+from topoprior.utils.plain import plain
 
 _MOST = 120
 _SAMPLES = 20_000
@@ -62,9 +63,10 @@ class SpectralFeatures(NamedTuple):
 
     features: Callable[[Tensor], Tensor]
     num: int
-    sample: Callable[[int], Tensor]
+    sample: Callable[..., Tensor]
 
 
+@plain
 def spectral_features(space: Covering, open_scale: float = 1.0) -> SpectralFeatures:
     """The lowest Laplace eigenfunctions that embed ``space``: those that a graph of data on it shows.
 
@@ -74,30 +76,30 @@ def spectral_features(space: Covering, open_scale: float = 1.0) -> SpectralFeatu
     open_part = isinstance(space, FlatManifold) and space.rank < space.dim
     reach = math.sqrt(3) * open_scale
 
-    def sample(num: int) -> Tensor:
+    def sample(num: int, generator: torch.Generator | None = None) -> Tensor:
         if not open_part:
-            return space.sample_uniform(torch.Size([num]), torch.float64, torch.device("cpu"))
+            return space.sample_uniform(torch.Size([num]), torch.float64, torch.device("cpu"), generator)
         assert isinstance(space, FlatManifold)
-        cell = torch.rand(num, space.rank, dtype=torch.float64) @ space.lattice.T
-        across = 2 * torch.rand(num, space.dim - space.rank, dtype=torch.float64) - 1
+        unit = torch.rand(num, space.dim, dtype=torch.float64, device="cpu", generator=generator)
+        cell = unit[:, : space.rank] @ space.lattice.T
+        across = 2 * unit[:, space.rank :] - 1
         return cell + reach * across @ space.across_basis.T
 
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        if open_part:
-            assert isinstance(space, FlatManifold)
-            basis = space.across_basis
+    generator = torch.Generator().manual_seed(0)
+    if open_part:
+        assert isinstance(space, FlatManifold)
+        basis = space.across_basis
 
-            def bent(x: Tensor) -> Tensor:
-                across = x @ basis.to(x)
-                sines = (across * (math.pi / 2 / reach)).sin()
-                products = [sines[..., i : i + 1] * sines[..., i + 1 :] for i in range(basis.shape[1])]
-                return torch.cat([space.embed(x + (sines - across) @ basis.T.to(x)), *products], -1)
+        def bent(x: Tensor) -> Tensor:
+            across = x @ basis.to(x)
+            sines = (across * (math.pi / 2 / reach)).sin()
+            products = [sines[..., i : i + 1] * sines[..., i + 1 :] for i in range(basis.shape[1])]
+            return torch.cat([space.embed(x + (sines - across) @ basis.T.to(x)), *products], -1)
 
-            raw: Callable[[Tensor], Tensor] = bent
-        else:
-            raw = _lowest_embedding(space, sample(200))
-        values = raw(sample(_SAMPLES))
+        raw: Callable[[Tensor], Tensor] = bent
+    else:
+        raw = _lowest_embedding(space, sample(200, generator))
+    values = raw(sample(_SAMPLES, generator))
     center = values.mean(0)
     variances, axes = torch.linalg.eigh((values - center).T @ (values - center) / len(values))
     whiten = axes / variances.sqrt()

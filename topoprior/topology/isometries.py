@@ -11,10 +11,12 @@ from torch import Tensor
 from topoprior.spaces.covering import Covering
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm
+from topoprior.utils.plain import plain
 
 # --- the best isometry -----------------------------------------------------------------------------
 
 
+@plain
 def isometry_distance(space: Covering, truth: Tensor, found: Tensor) -> float:
     """Mean distance between points and their images, after the isometry of the space that fits best.
 
@@ -37,8 +39,7 @@ def isometry_distance(space: Covering, truth: Tensor, found: Tensor) -> float:
         True
     """
     truth, found = truth.double().cpu(), found.double().cpu()
-    with torch.no_grad(), torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.no_grad():
         if isinstance(space, FlatManifold):
             return _flat_distance(space, truth, found)
         if isinstance(space, SphericalSpaceForm) and space.num_sheets <= 2:
@@ -95,7 +96,7 @@ def _flat_distance(space: FlatManifold, truth: Tensor, found: Tensor) -> float:
     grid = torch.cartesian_prod(*[line] * free.shape[1]).reshape(-1, free.shape[1]) @ free.T
     if not free.shape[1]:
         grid = torch.zeros(1, space.dim, dtype=torch.float64)
-    some = torch.randperm(len(truth))[:200]
+    some = torch.randperm(len(truth), generator=torch.Generator().manual_seed(0))[:200]
     best = []
     for a, t in candidates:
         moved = truth[some] @ a.T + t
@@ -118,7 +119,8 @@ def _refined(
 
 
 def _spherical_distance(space: SphericalSpaceForm, truth: Tensor, found: Tensor, starts: int = 64) -> float:
-    q = torch.linalg.qr(torch.randn(starts, space.cover_dim, space.cover_dim, dtype=torch.float64)).Q
+    size, generator = (starts, space.cover_dim, space.cover_dim), torch.Generator().manual_seed(0)
+    q = torch.linalg.qr(torch.randn(size, dtype=torch.float64, generator=generator)).Q
     images = space.lifts(found)
     for _ in range(60):
         moved = truth @ q.transpose(-1, -2)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from topoprior.spaces.flat.group import find_coset
+from topoprior.utils.plain import plain
 
 if TYPE_CHECKING:
     from typing import Any as FlatManifold
@@ -60,6 +61,7 @@ class Harmonics:
         True
     """
 
+    @plain
     def __init__(
         self,
         covering: FlatManifold,
@@ -99,6 +101,7 @@ class Harmonics:
     def num_features(self) -> int:
         return self._weights.shape[-1]
 
+    @plain
     def select(self, columns: Tensor | Sequence[int] | slice) -> Harmonics:
         """The harmonics of the given columns, waves that none of them uses left out."""
         chosen = copy.copy(self)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from topoprior.spaces.embedding import _GRID, _LEAST_SLOPE, _MOST_FEATURES, _Slo
 from topoprior.spaces.flat.group import check_group, generate_group, shortest_loop
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.lattices import short_vectors
+from topoprior.utils.plain import found_once, own, plain
 
 
 def embedding_harmonics(space: FlatManifold) -> Harmonics:
@@ -33,7 +33,6 @@ def embedding_harmonics(space: FlatManifold) -> Harmonics:
 
 
 def _random(space: FlatManifold, count: int, width: float = 1.0) -> Tensor:
-    # numpy's generator, because the first use of a space may be inside torch.func.vmap
     generator = np.random.default_rng(0)
     cell = torch.from_numpy(generator.random((count, space.rank)))
     open_part = width * torch.from_numpy(generator.standard_normal((count, space.dim - space.rank)))
@@ -51,7 +50,7 @@ def _grid(space: FlatManifold, count: int) -> Tensor:
 
 def nearest_flat_point(space: FlatManifold, y: Tensor) -> Tensor:
     """:func:`nearest_point` on a regular grid of the lattice cell."""
-    return nearest_point(space, y, _grid(space, _GRID), 0.1 * space.lattice.norm(dim=0).min().item())
+    return nearest_point(space, y, space._search_grid, 0.1 * space.lattice.norm(dim=0).min().item())
 
 
 Isometry = tuple["Tensor | Sequence[Sequence[float]]", "Tensor | Sequence[float]"]
@@ -85,12 +84,13 @@ class FlatManifold(Covering):
         True
     """
 
+    @plain
     def __init__(
         self,
         lattice: Tensor | Sequence[Sequence[float]],
         holonomy: Sequence[Isometry] = (),
     ) -> None:
-        self.lattice = torch.as_tensor(lattice, dtype=torch.float64).detach().cpu()
+        self.lattice = own("lattice", lattice)
         if self.lattice.dim() != 2 or self.lattice.shape[0] < self.lattice.shape[1]:
             raise ValueError(
                 f"lattice: expected shape (n, r) with r <= n, found {tuple(self.lattice.shape)}"
@@ -99,8 +99,8 @@ class FlatManifold(Covering):
         linear = [torch.eye(n, dtype=torch.float64)]
         shift = [torch.zeros(n, dtype=torch.float64)]
         for a, t in holonomy:
-            linear.append(torch.as_tensor(a, dtype=torch.float64).detach().cpu())
-            shift.append(torch.as_tensor(t, dtype=torch.float64).detach().cpu())
+            linear.append(own("holonomy", a))
+            shift.append(own("holonomy", t))
         self.linear, self.shift, self.integer_linear = check_group(self.lattice, linear, shift)
         self.dim = self.cover_dim = n
         self.num_sheets = len(self.shift)
@@ -120,11 +120,9 @@ class FlatManifold(Covering):
         moves = self._corners() @ (self.linear - self.linear[0]).transpose(-1, -2) + self.shift.unsqueeze(1)
         self._moves = moves.norm(dim=-1).amax(-1).tolist()
         self._periods = None if self.periods is None else self.periods.tolist()
-        if self.periods is None and self.rank < 4:
-            # Now: its first use may be traced, and a search in many dimensions is slow.
-            _ = self._neighbours
 
     @classmethod
+    @plain
     def from_generators(cls, generators: Sequence[Isometry]) -> FlatManifold:
         r"""The quotient of R^n by the group that the isometries x -> A x + t generate.
 
@@ -141,10 +139,7 @@ class FlatManifold(Covering):
             >>> FlatManifold.from_generators([glide, shift]).volume  # the Klein bottle
             1.0
         """
-        pairs = []
-        for a, t in generators:
-            linear = torch.as_tensor(a, dtype=torch.float64).detach().cpu()
-            pairs.append((linear, torch.as_tensor(t, dtype=torch.float64).detach().cpu()))
+        pairs = [(own("generators", a), own("generators", t)) for a, t in generators]
         lattice, cosets = generate_group(pairs)
         return FlatManifold(lattice, cosets[1:])
 
@@ -215,7 +210,7 @@ class FlatManifold(Covering):
         signs = list(itertools.product((-0.5, 0.5), repeat=self.rank))
         return self.lattice.new_tensor(signs).reshape(2**self.rank, self.rank) @ self.lattice.T
 
-    @cached_property
+    @found_once
     def _neighbours(self) -> Tensor:
         """Lattice vectors b, 0 first, to which some point p of the centred cell is nearer than to 0 (L, n):
         |p - b| < |p| where p . b > |b|^2 / 2, and p . b is greatest at a corner of the cell."""
@@ -229,20 +224,26 @@ class FlatManifold(Covering):
         # sqrt has no gradient at 0; at equal points take 0, a subgradient of the distance.
         return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
 
-    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
+    def sample_uniform(
+        self,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device | None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         if self.volume == math.inf:
             raise ValueError(f"{self!r} is not compact: it carries no uniform distribution")
-        cell = torch.rand(*shape, self.rank, dtype=dtype, device=device)
+        cell = torch.rand(*shape, self.rank, dtype=dtype, device=device, generator=generator)
         return cell @ self.lattice.T.to(cell)
 
     # --- loops -------------------------------------------------------------------------------
 
-    @cached_property
-    def deck_group(self) -> DeckGroup:  # type: ignore[override]
+    @found_once
+    def deck_group(self) -> DeckGroup:
         return DeckGroup(self.lattice, self.linear, self.shift)
 
-    @cached_property
-    def shortest_loop(self) -> float:  # type: ignore[override]
+    @found_once
+    def shortest_loop(self) -> float:
         return shortest_loop(self.lattice, self.linear, self.shift)
 
     def generic_points(self, count: int) -> Tensor:
@@ -261,9 +262,13 @@ class FlatManifold(Covering):
 
     # --- features by harmonics ---------------------------------------------------------------
 
-    @cached_property
+    @found_once
     def _harmonics(self) -> Harmonics:
         return embedding_harmonics(self)
+
+    @found_once
+    def _search_grid(self) -> Tensor:
+        return _grid(self, _GRID)
 
     @property
     def num_features(self) -> int:  # type: ignore[override]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.utils.checks import positive_integer
+from topoprior.utils.plain import plain
 
 
 class Euclidean(FlatManifold):
@@ -19,8 +20,9 @@ class Euclidean(FlatManifold):
         5.0
     """
 
+    @plain
     def __init__(self, dim: int) -> None:
-        super().__init__(torch.zeros(positive_integer(dim, "dim"), 0))
+        super().__init__(torch.zeros(positive_integer(dim, "dim"), 0, dtype=torch.float64))
 
     num_features = property(lambda self: self.dim)
 
@@ -44,8 +46,9 @@ class Torus(FlatManifold):
         tensor([0.2500, 0.7500])
     """
 
+    @plain
     def __init__(self, dim: int = 2) -> None:
-        super().__init__(torch.eye(positive_integer(dim, "dim")))
+        super().__init__(torch.eye(positive_integer(dim, "dim"), dtype=torch.float64))
 
     num_features = property(lambda self: 2 * self.dim)
 
@@ -66,6 +69,7 @@ class Torus(FlatManifold):
 class Circle(Torus):
     """R / Z, features (cos 2 pi x, sin 2 pi x)."""
 
+    @plain
     def __init__(self) -> None:
         super().__init__(1)
 
@@ -97,6 +101,7 @@ class KleinBottle(FlatManifold):
         True
     """
 
+    @plain
     def __init__(self, dim: int = 2) -> None:
         if positive_integer(dim, "dim") < 2:
             raise ValueError(f"dim: a Klein bottle has at least 2 dimensions, found {dim}")
@@ -152,6 +157,7 @@ class Cylinder(FlatManifold):
 
     num_features = 3
 
+    @plain
     def __init__(self) -> None:
         super().__init__([[1.0], [0.0]])
 
@@ -187,6 +193,7 @@ class MoebiusBand(FlatManifold):
 
     num_features = 4
 
+    @plain
     def __init__(self) -> None:
         super().__init__([[2.0], [0.0]], [([[1.0, 0.0], [0.0, -1.0]], [1.0, 0.0])])
 
@@ -222,6 +229,7 @@ class HalfTurnManifold(KleinBottle):
         True
     """
 
+    @plain
     def __init__(self) -> None:
         super().__init__(3)
 
@@ -243,6 +251,7 @@ class HantzscheWendt(FlatManifold):
         True
     """
 
+    @plain
     def __init__(self) -> None:
         eye = torch.eye(3, dtype=torch.float64)
         turns = [torch.diag(2 * eye[axis] - 1) for axis in range(3)]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from topoprior.spaces.flat.harmonics import Harmonics
+from topoprior.utils.plain import plain
 
 # One axis of a product: (order k, is it the sine), with (0, False) for the constant 1.
 _Wave = tuple[int, bool]
@@ -31,6 +32,7 @@ class ProductWaves:
         coefficients: (harmonics.num_features, k), g(x) = harmonics(x) @ coefficients.
     """
 
+    @plain
     def __init__(self, harmonics: Harmonics, coefficients: Tensor) -> None:
         periods = harmonics.covering.periods
         assert periods is not None

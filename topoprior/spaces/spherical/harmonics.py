@@ -14,6 +14,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from topoprior.utils.plain import plain
+
 _TOL = 1e-6
 
 
@@ -38,6 +40,7 @@ class SphericalHarmonics:
     def num_features(self) -> int:
         return self._weights.shape[-1]
 
+    @plain
     def select(self, columns: list[int]) -> SphericalHarmonics:
         """The polynomials of the given columns, monomials that none of them uses left out."""
         weights = self._weights[:, columns]
@@ -48,6 +51,7 @@ class SphericalHarmonics:
         return _monomials(x, self._exponents, self._degree) @ self._weights.to(x)
 
     @staticmethod
+    @plain
     def join(parts: list[SphericalHarmonics]) -> SphericalHarmonics:
         """The polynomials of all ``parts``, one after the other."""
         exponents = torch.cat([part._exponents for part in parts])
@@ -83,6 +87,7 @@ def _norms(exponents: Tensor) -> Tensor:
     return (0.5 * (torch.lgamma(e.sum(1) + 1) - torch.lgamma(e + 1).sum(1))).exp()
 
 
+@plain
 def invariant_harmonics(elements: Tensor, degree: int) -> SphericalHarmonics | None:
     r"""Real harmonics of one degree invariant under ``elements`` (m, d, d), or None if there are none.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from topoprior.spaces.embedding import _GRID, _LEAST_SLOPE, _MOST_MONOMIALS, _Sl
 from topoprior.spaces.spherical.group import check_spherical_group
 from topoprior.spaces.spherical.harmonics import SphericalHarmonics, invariant_harmonics
 from topoprior.utils.checks import positive_integer
+from topoprior.utils.plain import found_once, own, plain
 
 
 def embedding_invariants(space: SphericalSpaceForm) -> SphericalHarmonics:
@@ -89,8 +89,9 @@ class SphericalSpaceForm(Covering):
         True
     """
 
+    @plain
     def __init__(self, elements: Sequence[Tensor | Sequence[Sequence[float]]]) -> None:
-        matrices = [torch.as_tensor(a, dtype=torch.float64).detach().cpu() for a in elements]
+        matrices = [own("elements", a) for a in elements]
         if not matrices or matrices[0].dim() != 2 or len(matrices[0]) < 2:
             raise ValueError("elements: expected matrices of shape (n+1, n+1) with n >= 1")
         self.elements = check_spherical_group(matrices)
@@ -105,7 +106,7 @@ class SphericalSpaceForm(Covering):
             moved = self.elements[1:] - torch.eye(self.cover_dim, dtype=torch.float64)
             self.shortest = 2 * math.asin(torch.linalg.svdvals(moved)[:, -1].min().item() / 2)
 
-    @property
+    @found_once
     def cover(self) -> Sphere:
         """The sphere that covers the space."""
         return Sphere(self.dim)
@@ -142,13 +143,21 @@ class SphericalSpaceForm(Covering):
         # arccos(x . y) loses half the digits near 0 and pi; this form none.
         return 2 * torch.atan2(safe_norm(x - nearest), safe_norm(x + nearest))
 
-    def sample_uniform(self, shape: torch.Size, dtype: torch.dtype, device: torch.device | None) -> Tensor:
-        return normalized(torch.randn(*shape, self.cover_dim, dtype=dtype, device=device))
+    def sample_uniform(
+        self,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device | None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return normalized(
+            torch.randn(*shape, self.cover_dim, dtype=dtype, device=device, generator=generator)
+        )
 
     # --- loops ---------------------------------------------------------------------------------
 
-    @cached_property
-    def deck_group(self) -> DeckGroup:  # type: ignore[override]
+    @found_once
+    def deck_group(self) -> DeckGroup:
         zero = torch.zeros(self.cover_dim, self.num_sheets, dtype=torch.float64)
         return DeckGroup(zero[:, :0], self.elements, zero.T)
 
@@ -176,15 +185,12 @@ class SphericalSpaceForm(Covering):
 
     # --- features by invariant polynomials -----------------------------------------------------
 
-    @cached_property
+    @found_once
     def _invariants(self) -> SphericalHarmonics:
-
-        _ = self._search_grid  # now: its first use may be traced
         return embedding_invariants(self)
 
-    @cached_property
+    @found_once
     def _search_grid(self) -> Tensor:
-
         return sphere_grid(self.cover_dim)
 
     @property
@@ -197,7 +203,6 @@ class SphericalSpaceForm(Covering):
 
     def retract(self, y: Tensor) -> Tensor:
         """Nearest point of the embedded space, by a grid search and Gauss-Newton steps."""
-
         self._check_features(y)
         return nearest_spherical_point(self, y)
 
@@ -224,8 +229,9 @@ class Sphere(SphericalSpaceForm):
         4.0
     """
 
+    @plain
     def __init__(self, dim: int) -> None:
-        super().__init__([torch.eye(positive_integer(dim, "dim") + 1)])
+        super().__init__([torch.eye(positive_integer(dim, "dim") + 1, dtype=torch.float64)])
 
     num_features = property(lambda self: self.cover_dim)
 

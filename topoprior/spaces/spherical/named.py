@@ -9,6 +9,7 @@ from torch import Tensor
 
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm, normalized, pick
 from topoprior.utils.checks import positive_integer
+from topoprior.utils.plain import plain
 
 
 class RealProjectiveSpace(SphericalSpaceForm):
@@ -25,10 +26,11 @@ class RealProjectiveSpace(SphericalSpaceForm):
         (6, True)
     """
 
+    @plain
     def __init__(self, dim: int) -> None:
-        super().__init__([-torch.eye(positive_integer(dim, "dim") + 1)])
+        super().__init__([-torch.eye(positive_integer(dim, "dim") + 1, dtype=torch.float64)])
         i, j = torch.triu_indices(self.cover_dim, self.cover_dim)
-        scale = torch.where(i == j, 1.0, math.sqrt(2)).double()
+        scale = torch.where(i == j, 1.0, torch.tensor(2.0, dtype=torch.float64).sqrt())
         self._triangle = i, j, scale
         # The symmetric matrix of every feature, (num_features, n + 1, n + 1).
         self._matrices = torch.zeros(self.num_features, self.cover_dim, self.cover_dim, dtype=torch.float64)
@@ -71,8 +73,9 @@ class RotationGroup(SphericalSpaceForm):
 
     num_features = 9
 
+    @plain
     def __init__(self) -> None:
-        super().__init__([-torch.eye(4)])
+        super().__init__([-torch.eye(4, dtype=torch.float64)])
 
     def matrix(self, q: Tensor) -> Tensor:
         """The rotation matrix of a unit quaternion, (..., 4) -> (..., 3, 3)."""
@@ -162,6 +165,7 @@ class LensSpace(SphericalSpaceForm):
 
     num_features = 8
 
+    @plain
     def __init__(self, p: int, q: int) -> None:
         if not isinstance(q, int) or math.gcd(positive_integer(p, "p"), q) != 1:
             raise ValueError(f"q: expected an integer prime to p = {p}, found {q!r}")
