@@ -2,11 +2,12 @@
 
 A folder follows the data: `spaces` (coverings), `distributions` (laws on them), `topology` (what data say of their
 space), `kernels` (data of our kind), `vae` (autoencoders on a space), `priors` (its decoder as a prior of weights),
-`nn` (layers with such a prior).
+`nn` (layers with such a prior), `inference` (samplers of their posterior).
 """
 
-from topoprior import distributions, kernels, nn, plots, priors, spaces, topology, vae
+from topoprior import distributions, inference, kernels, nn, plots, priors, spaces, topology, vae
 from topoprior.distributions import PowerSpherical, Pushforward, UniformOn, WrappedNormal, cover_kl, kappa
+from topoprior.inference import log_joint, log_prior, sample_posterior
 from topoprior.nn import (
     BayesConv1d,
     BayesConv2d,
@@ -74,6 +75,7 @@ __version__ = "0.1.0"
 __all__ = [
     # folders
     "distributions",
+    "inference",
     "kernels",
     "nn",
     "plots",
@@ -149,4 +151,8 @@ __all__ = [
     "summary",
     "to_bayesian",
     "to_deterministic",
+    # inference
+    "log_joint",
+    "log_prior",
+    "sample_posterior",
 ]

@@ -98,6 +98,27 @@ class Covering(ABC):
         """The lift that the tangent vector ``v`` leads to from ``x``, to first order."""
         return x + v
 
+    # --- motion on the cover -------------------------------------------------------------------
+
+    #: Whether the cover is R^n, so that geodesics are straight lines.
+    is_flat: bool = False
+
+    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        """The part of the vector ``v`` that is tangent to the cover at ``x``, (..., cover_dim)."""
+        return v
+
+    def geodesic(self, x: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """Point and velocity at time ``t`` of the geodesic of the cover from ``x`` with tangent velocity ``v``.
+
+        Deck transformations are isometries: they carry geodesics to geodesics.
+        """
+        return x + t * v, v
+
+    def metric_axes(self) -> list[list[int]]:
+        """Groups of coordinates of the cover that deck transformations (or its curvature) mix: a diagonal metric that
+        is one number in each group is the same on all sheets."""
+        return [list(range(self.cover_dim))]
+
     def _check_lift(self, x: Tensor, name: str = "x") -> None:
         if x.shape[-1:] != (self.cover_dim,):
             raise ValueError(

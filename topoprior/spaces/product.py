@@ -134,6 +134,22 @@ class Product(_Parts):
         moves = zip(self.parts, self.split(x), self.split(v), strict=True)
         return torch.cat([part._move(a, b) for part, a, b in moves], -1)
 
+    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        parts = zip(self.parts, self.split(x), self.split(v), strict=True)
+        return torch.cat([part.tangent(a, b) for part, a, b in parts], -1)
+
+    def geodesic(self, x: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        parts = zip(self.parts, self.split(x), self.split(v), strict=True)
+        points, velocities = zip(*[part.geodesic(a, b, t) for part, a, b in parts], strict=True)
+        return torch.cat(points, -1), torch.cat(velocities, -1)
+
+    def metric_axes(self) -> list[list[int]]:
+        groups, first = [], 0
+        for part in self.parts:
+            groups += [[first + axis for axis in group] for group in part.metric_axes()]
+            first += part.cover_dim
+        return groups
+
     def sample_uniform(
         self,
         shape: torch.Size,

@@ -224,6 +224,17 @@ class FlatManifold(Covering):
         # sqrt has no gradient at 0; at equal points take 0, a subgradient of the distance.
         return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
 
+    is_flat = True
+
+    def metric_axes(self) -> list[list[int]]:
+        mixed = (self.linear.abs() > 1e-9).any(0)
+        groups: list[list[int]] = []
+        for axis in range(self.dim):
+            touched = [group for group in groups if any(mixed[axis, i] or mixed[i, axis] for i in group)]
+            groups = [group for group in groups if group not in touched]
+            groups.append(sorted([axis, *(i for group in touched for i in group)]))
+        return sorted(groups)
+
     def sample_uniform(
         self,
         shape: torch.Size,

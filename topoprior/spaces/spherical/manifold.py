@@ -117,6 +117,19 @@ class SphericalSpaceForm(Covering):
     def _move(self, x: Tensor, v: Tensor) -> Tensor:
         return normalized(x + v)
 
+    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        return v - (v * x).sum(-1, keepdim=True) * x
+
+    def geodesic(self, x: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """A great circle: x cos(|v| t) + v / |v| sin(|v| t)."""
+        speed = v.norm(dim=-1, keepdim=True)
+        angle = t * speed
+        direction = v / speed.clamp_min(torch.finfo(v.dtype).tiny)
+        moved = angle.cos() * x + angle.sin() * direction
+        velocity = speed * (angle.cos() * direction - angle.sin() * x)
+        moved = normalized(moved)  # roundings add up over long chains
+        return moved, self.tangent(moved, velocity)
+
     def project(self, x: Tensor) -> Tensor:
         """The lift with the lexicographically greatest coordinates."""
         self._check_lift(x)

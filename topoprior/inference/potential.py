@@ -1,0 +1,162 @@
+"""The energy of a state, and its gradient: from any log density, or from a network and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from topoprior.inference.geometry import StateSpace
+from topoprior.nn.inference import bayes_layers
+from topoprior.priors.coordinates import Part
+from topoprior.priors.delta import DeltaPosterior
+from topoprior.utils.checks import check_int
+
+Parameters: TypeAlias = Mapping[str, Tensor]
+LogLikelihood: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+class Potential:
+    """U(q) = -log p(q) and its gradient, tangent to the cover.
+
+    Args:
+        log_density: of named parts, a scalar in nats, up to a constant.
+        space: of the state.
+    """
+
+    def __init__(self, log_density: Callable[[dict[str, Tensor]], Tensor], space: StateSpace) -> None:
+        self.log_density, self.space = log_density, space
+
+    def __call__(self, q: Tensor) -> tuple[float, Tensor]:
+        q = q.detach().requires_grad_()
+        with torch.enable_grad():
+            energy = -self.log_density(self.space.unflatten(q))
+            (gradient,) = torch.autograd.grad(energy, q)
+        return energy.item(), self.space.tangent(q.detach(), gradient)
+
+
+def categorical(output: Tensor, target: Tensor) -> Tensor:
+    """log p(y | logits), summed over a batch: minus the cross entropy."""
+    return -F.cross_entropy(output, target, reduction="sum")
+
+
+def delta_posteriors(net: nn.Module) -> dict[str, DeltaPosterior]:
+    """The delta posteriors of a network by name, each once.
+
+    Raises:
+        TypeError: ``net`` is no module.
+        ValueError: no Bayesian layer, or one with a posterior of another family; the message names it.
+    """
+    layers = bayes_layers(net)
+    if not layers:
+        raise ValueError(
+            'net: found no Bayesian layer; tp.to_bayesian(net, prior, posterior="delta") makes them'
+        )
+    mine = {id(posterior) for layer in layers for posterior in layer.posteriors()}
+    found = {}
+    for name, module in net.named_modules():
+        if isinstance(module, DeltaPosterior):
+            found[name] = module
+        elif id(module) in mine:
+            raise ValueError(
+                f'net: expected delta posteriors, made with posterior="delta"; {name} is a '
+                f"{type(module).__name__}, whose parameters are not one point"
+            )
+    return found
+
+
+def parts_of(net: nn.Module) -> dict[str, Part]:
+    """Shape and law of every parameter that a delta posterior holds, by the parameter's name in the network."""
+    return {
+        f"{name}.{part}": law
+        for name, posterior in delta_posteriors(net).items()
+        for part, law in posterior.coordinates.parts.items()
+    }
+
+
+def _own(posterior: DeltaPosterior, name: str, params: Parameters | None) -> dict[str, Tensor]:
+    if params is None:
+        return posterior.parts()
+    return {part: params[f"{name}.{part}"] for part in posterior.coordinates.parts}
+
+
+def log_prior(net: nn.Module, params: Parameters | None = None) -> Tensor:
+    r"""log p(x) of a network with delta posteriors, in nats: a scalar.
+
+    The density of all whitened coordinates x: of plain numbers by length, of latents by volume of their space.
+    Parameters that belong to no delta posterior have no prior and add nothing. Its gradient is that of minus
+    :func:`~topoprior.kl_divergence`.
+
+    Args:
+        net: with delta posteriors.
+        params: coordinates in place of the network's own, by parameter names; others may be among them.
+
+    Raises:
+        ValueError: no Bayesian layer, or one with a posterior of another family.
+
+    Example:
+        >>> import topoprior as tp
+        >>> net = tp.BayesLinear(4, 2, posterior="delta")
+        >>> params = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+        >>> round(log_prior(net, params).item(), 4)  # ten standard normal numbers at 0: -5 log(2 pi)
+        -9.1894
+    """
+    terms = [
+        posterior.coordinates.log_prob(_own(posterior, name, params))
+        for name, posterior in delta_posteriors(net).items()
+    ]
+    return torch.stack([term.to(terms[0]) for term in terms]).sum()
+
+
+def log_joint(
+    net: nn.Module,
+    batch: tuple[Tensor, Tensor],
+    num_data: int | None = None,
+    params: Parameters | None = None,
+    *,
+    log_likelihood: LogLikelihood = categorical,
+) -> Tensor:
+    r"""log p(x) + (N / B) sum_b log p(y_b | x_b, weights): a scalar in nats, unbiased for batches drawn uniformly.
+
+    With ``params`` it is a function of a dict of tensors, for torch.func and for libraries of samplers.
+
+    Args:
+        net: with delta posteriors.
+        batch: inputs and targets, B of each.
+        num_data: N; by default the batch is all the data.
+        params: by parameter names, in place of the network's own.
+        log_likelihood: of (outputs, targets), summed over the batch or one number an example.
+
+    Raises:
+        ValueError: as of :func:`log_prior`; ``num_data`` below 1.
+
+    Example:
+        >>> import topoprior as tp
+        >>> net, x, y = tp.BayesLinear(4, 2, posterior="delta"), torch.randn(8, 4), torch.randint(2, (8,))
+        >>> params = {name: p.detach() for name, p in net.named_parameters()}
+        >>> gradients = torch.func.grad(lambda params: log_joint(net, (x, y), 800, params))(params)
+        >>> list(gradients) == list(params)
+        True
+    """
+    x, y = batch
+    count = len(x) if num_data is None else check_int("num_data", num_data)
+    output = net(x) if params is None else torch.func.functional_call(net, dict(params), (x,))
+    likelihood = log_likelihood(output, y).sum()
+    prior = log_prior(net, params)
+    return prior + count / len(x) * likelihood.to(prior)
+
+
+def network_potential(net: nn.Module, data: tuple[Any, Any], log_likelihood: LogLikelihood) -> Potential:
+    """The energy of a network's coordinates given all of its data; constants of the prior are left out."""
+    posteriors = list(delta_posteriors(net).items())
+    x, y = data
+
+    def log_density(params: dict[str, Tensor]) -> Tensor:
+        energies = [p.coordinates.energy(_own(p, name, params)) for name, p in posteriors]
+        output = torch.func.functional_call(net, params, (x,))
+        return log_likelihood(output, y).sum() - torch.stack(energies).sum()
+
+    return Potential(log_density, StateSpace(parts_of(net)))

@@ -1,0 +1,159 @@
+"""Draws of several chains: predictions with them, diagnostics, files."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from topoprior.inference.chains import STATS, Chain
+from topoprior.inference.diagnostics import Diagnostics, diagnose
+from topoprior.inference.geometry import StateSpace
+from topoprior.inference.potential import parts_of
+from topoprior.utils.files import CheckpointError, pack, read_file, unpack, write_atomically
+
+FORMAT = "topoprior.samples/1"
+_MOST = 1 << 34  # bytes of a file
+
+
+@dataclass
+class Samples:
+    """Draws by name, and what the sampler says of them.
+
+    Attributes:
+        parameters: (chains, draws, *shape) by name; lifts are in the fundamental domain.
+        stats: (chains, draws) by name: "energy" of the draw; since the draw before it the mean "acceptance",
+            the number of "divergences" and the mean kinetic "temperature", which is 1 for an exact sampler.
+        step_sizes: of the chains.
+        seconds: that each chain took.
+    """
+
+    parameters: dict[str, Tensor]
+    stats: dict[str, Tensor]
+    step_sizes: list[float]
+    seconds: list[float]
+
+    @staticmethod
+    def of(chains: Sequence[Chain], space: StateSpace) -> Samples:
+        stats = torch.stack([chain.stats for chain in chains])
+        return Samples(
+            {
+                name: x.clone()
+                for name, x in space.unflatten(torch.stack([c.draws for c in chains])).items()
+            },
+            dict(zip(STATS, stats.unbind(-1), strict=True)),
+            [chain.step_size for chain in chains],
+            [chain.seconds for chain in chains],
+        )
+
+    @property
+    def num_chains(self) -> int:
+        return len(self.step_sizes)
+
+    @property
+    def num_samples(self) -> int:
+        """Draws a chain."""
+        return self.stats["energy"].shape[1]
+
+    def save(self, path: Path | str) -> None:
+        """Write all to one safetensors file, atomically."""
+        tensors = {f"parameters.{name}": x for name, x in self.parameters.items()}
+        tensors |= {f"stats.{name}": x for name, x in self.stats.items()}
+        config = {"format": FORMAT, "step_sizes": self.step_sizes, "seconds": self.seconds}
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, pack(config, tensors))
+
+    @staticmethod
+    def load(path: Path | str) -> Samples:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: a file that is missing, damaged or of another kind.
+        """
+        config, tensors, _ = unpack(read_file(path, _MOST), path)
+        if config is None or config.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: expected format {FORMAT!r}, found that of another file")
+        found: dict[str, dict[str, Tensor]] = {"parameters": {}, "stats": {}}
+        for key, x in tensors.items():
+            kind, _, name = key.partition(".")
+            found[kind][name] = x
+        return Samples(**found, step_sizes=config["step_sizes"], seconds=config["seconds"])
+
+
+@dataclass
+class PosteriorSamples(Samples):
+    """Draws of a network's parameters.
+
+    Attributes:
+        net: the network that they are of; its other parameters are in it.
+    """
+
+    net: nn.Module
+
+    @staticmethod
+    def of(chains: Sequence[Chain], space: StateSpace, net: nn.Module) -> PosteriorSamples:  # type: ignore[override]
+        return PosteriorSamples(**vars(Samples.of(chains, space)), net=net)
+
+    @torch.no_grad()
+    def outputs(self, x: Tensor, *, max_batch: int = 1024) -> Tensor:
+        """What the network returns with every draw, (chains * draws, batch, ...), chain after chain.
+
+        Args:
+            x: (batch, ...).
+            max_batch: inputs in one pass.
+        """
+        flat = {name: p.flatten(0, 1) for name, p in self.parameters.items()}
+        parts = x.split(max_batch)
+        found = []
+        for s in range(self.num_chains * self.num_samples):
+            parameters = {name: p[s] for name, p in flat.items()}
+            found.append(torch.cat([torch.func.functional_call(self.net, parameters, (p,)) for p in parts]))
+        return torch.stack(found)
+
+    def predict(self, x: Tensor, *, max_batch: int = 1024) -> Tensor:
+        """Class probabilities under every draw, (chains * draws, batch, classes): their mean over the draws is the
+        posterior predictive. For a network that returns logits."""
+        return self.outputs(x, max_batch=max_batch).softmax(2)
+
+    def network(self, index: int) -> nn.Module:
+        """A copy of the network with draw ``index``, counted chain after chain."""
+        net = copy.deepcopy(self.net)
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                net.get_parameter(name).copy_(p.flatten(0, 1)[index])
+        return net.requires_grad_(True)
+
+    def diagnose(self, x: Tensor) -> Diagnostics:
+        """R-hat and effective sample sizes of the predictions for ``x``: :func:`topoprior.inference.diagnose`."""
+        probabilities = self.predict(x)
+        return diagnose(probabilities.unflatten(0, (self.num_chains, self.num_samples)), self.stats)
+
+    @staticmethod
+    def load(path: Path | str, net: nn.Module) -> PosteriorSamples:  # type: ignore[override]
+        """Read what :meth:`save` wrote.
+
+        Args:
+            net: a network of the same architecture, priors and other parameters.
+
+        Raises:
+            CheckpointError: a file that is missing, damaged, of another kind or another architecture.
+        """
+        samples = Samples.load(path)
+        _check_names(path, samples.parameters, net)
+        return PosteriorSamples(**vars(samples), net=copy.deepcopy(net).eval().requires_grad_(False))
+
+
+def _check_names(path: Path | str, parameters: Mapping[str, Tensor], net: nn.Module) -> None:
+    expected = {name: part.shape for name, part in parts_of(net).items()}
+    found = {name: x.shape[2:] for name, x in parameters.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            sizes = [None if s is None else tuple(s) for s in (expected.get(name), found.get(name))]
+            raise CheckpointError(
+                f"{path}: {name}: expected shape {sizes[0]}, that of the network, found {sizes[1]}"
+            )

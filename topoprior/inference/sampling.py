@@ -1,0 +1,291 @@
+"""Draws from the posterior of a network, or from any density on coverings, by chains in parallel."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from topoprior.inference.chains import Chain, Sampler, run_chain
+from topoprior.inference.geometry import StateSpace
+from topoprior.inference.hmc import HMC
+from topoprior.inference.langevin import BAOAB
+from topoprior.inference.potential import (
+    LogLikelihood,
+    Potential,
+    categorical,
+    network_potential,
+    parts_of,
+)
+from topoprior.inference.samples import PosteriorSamples, Samples
+from topoprior.priors.coordinates import Part
+from topoprior.utils.checks import check_int, check_module, check_values, fingerprint
+from topoprior.utils.files import check_writable
+
+_METHODS: dict[str, type] = {"hmc": HMC, "baoab": BAOAB}
+
+
+class SamplingError(RuntimeError):
+    """Every chain diverged."""
+
+
+def sample_posterior(
+    net: nn.Module,
+    data: tuple[Tensor, Tensor],
+    *,
+    method: str = "hmc",
+    num_chains: int = 4,
+    num_samples: int = 500,
+    warmup: int = 500,
+    thinning: int = 1,
+    log_likelihood: LogLikelihood = categorical,
+    start: str = "prior",
+    seed: int = 0,
+    num_workers: int = 1,
+    folder: Path | str | None = None,
+    progress: bool = True,
+    **options: float,
+) -> PosteriorSamples:
+    r"""Draws of a network's weights given all of its data, by full-batch Markov chains on the cover.
+
+    The chains move the whitened coordinates of delta posteriors (``posterior="delta"``): latents drift on the cover,
+    where their law is constant and deck transformations are isometries, and are pushed down when they are stored.
+    Other parameters of the network stay as they are. The network is used in evaluation mode and is not changed.
+
+    Args:
+        net: with delta posteriors.
+        data: inputs and targets; all of it is used for every gradient.
+        method: "hmc", exact, for small problems and as the reference; "baoab", Langevin dynamics with one gradient a
+            step and a small bias, for speed.
+        num_chains, num_samples: draws that are kept, a chain.
+        warmup: moves of a chain before the first draw, which tune its step and mass.
+        thinning: moves from one draw to the next; a move is a trajectory (hmc) or a step (baoab).
+        log_likelihood: of (outputs, targets), summed or one number an example; minus the cross entropy by default.
+        start: "prior": every chain at its own draw from the prior; "current": all at the network's parameters.
+        seed: chain c draws from the c-th child of this seed, in whatever process it runs.
+        num_workers: processes (joblib); 1 runs the chains one after the other in this one.
+        folder: where chains are saved while they run. The same call goes on from there, to the numbers of a run
+            that was not interrupted, and a larger ``num_samples`` adds to them.
+        progress: bars on stderr.
+        options: of :class:`HMC` or :class:`BAOAB`.
+
+    Returns:
+        :class:`PosteriorSamples`. Chains that diverged are left out, with a warning that names the parameter.
+
+    Raises:
+        TypeError: ``net`` is no module, data are no tensors.
+        ValueError: no Bayesian layer, posteriors that are no points, counts below 1, data that are empty or not finite,
+            an unknown ``method`` or ``start``, a ``folder`` of another run.
+        SamplingError: all chains diverged.
+
+    Example:
+        >>> import topoprior as tp
+        >>> net = nn.Sequential(tp.BayesLinear(2, 8, posterior="delta"), nn.ReLU(), tp.BayesLinear(8, 2, posterior="delta"))
+        >>> x, y = torch.randn(20, 2), torch.randint(2, (20,))
+        >>> samples = sample_posterior(net, (x, y), num_chains=2, num_samples=10, warmup=20, progress=False)
+        >>> samples.predict(x).shape
+        torch.Size([20, 20, 2])
+    """
+    check_module(net)
+    parts = parts_of(net)
+    x, y = _check_data(data)
+    _check_choice("start", start, ("prior", "current"))
+    net = copy.deepcopy(net).eval().requires_grad_(False)
+    potential = network_potential(net, (x, y), log_likelihood)
+    own = {name: p.detach() for name, p in net.named_parameters() if name in parts}
+    with torch.no_grad():
+        rest = {name: t for name, t in net.state_dict().items() if name not in parts}
+    settings = {
+        "data": [fingerprint(x), fingerprint(y)],
+        "parameters": {name: list(part.shape) for name, part in parts.items()},
+        "rest": {name: fingerprint(t) for name, t in rest.items()},
+        "start": start if start == "prior" else fingerprint(potential.space.flatten(own)),
+    }
+    chains = _run(
+        potential,
+        lambda: own if start == "current" else draw(parts, next(iter(own.values()))),
+        method=method,
+        num_chains=num_chains,
+        num_samples=num_samples,
+        warmup=warmup,
+        thinning=thinning,
+        seed=seed,
+        num_workers=num_workers,
+        folder=folder,
+        progress=progress,
+        options=options,
+        settings=settings,
+    )
+    return PosteriorSamples.of(chains, potential.space, net)
+
+
+def sample_density(
+    log_density: Callable[[dict[str, Tensor]], Tensor],
+    parts: Mapping[str, Part],
+    *,
+    method: str = "hmc",
+    num_chains: int = 4,
+    num_samples: int = 500,
+    warmup: int = 500,
+    thinning: int = 1,
+    seed: int = 0,
+    num_workers: int = 1,
+    folder: Path | str | None = None,
+    progress: bool = True,
+    dtype: torch.dtype = torch.float64,
+    **options: float,
+) -> Samples:
+    """Draws from any density on a product of coverings and lines.
+
+    Args:
+        log_density: of tensors by name, a scalar in nats, up to a constant. Given lifts, it has to be the same for all
+            lifts of a point. The laws of ``parts`` are where chains start and in which units they move; they are not part of the
+            density.
+        parts: shape and law of each tensor.
+        folder: it is up to you to give another density another folder.
+        dtype: of the state.
+
+    Other arguments, and what is raised, are those of :func:`sample_posterior`.
+
+    Example: a law on the Klein bottle.
+        >>> import topoprior as tp
+        >>> K = tp.KleinBottle()
+        >>> parts = {"z": Part(torch.Size([2]), tp.priors.Uniform(K))}
+        >>> samples = sample_density(lambda x: K.embed(x["z"])[0], parts, num_samples=20, warmup=50, progress=False)
+        >>> samples.parameters["z"].shape
+        torch.Size([4, 20, 2])
+    """
+    potential = Potential(log_density, StateSpace(parts))
+    chains = _run(
+        potential,
+        lambda: draw(parts, torch.empty(0, dtype=dtype)),
+        method=method,
+        num_chains=num_chains,
+        num_samples=num_samples,
+        warmup=warmup,
+        thinning=thinning,
+        seed=seed,
+        num_workers=num_workers,
+        folder=folder,
+        progress=progress,
+        options=options,
+        settings={"parameters": {name: list(part.shape) for name, part in parts.items()}},
+    )
+    return Samples.of(chains, potential.space)
+
+
+def draw(parts: Mapping[str, Part], like: Tensor) -> dict[str, Tensor]:
+    """A draw from the laws."""
+    return {name: part.law.sample(part.shape, like) for name, part in parts.items()}
+
+
+def _run(
+    potential: Potential,
+    start: Callable[[], Mapping[str, Tensor]],
+    *,
+    method: str,
+    num_chains: int,
+    num_samples: int,
+    warmup: int,
+    thinning: int,
+    seed: int,
+    num_workers: int,
+    folder: Path | str | None,
+    progress: bool,
+    options: dict[str, float],
+    settings: dict[str, Any],
+) -> list[Chain]:
+    _check_choice("method", method, tuple(_METHODS))
+    sampler: Sampler = _METHODS[method](**options)
+    num_chains, num_samples = check_int("num_chains", num_chains), check_int("num_samples", num_samples)
+    warmup, thinning = check_int("warmup", warmup, 0), check_int("thinning", thinning)
+    num_workers, seed = check_int("num_workers", num_workers), check_int("seed", seed, 0)
+    if folder is not None:
+        folder = Path(folder)
+        check_writable(folder, "folder")
+    settings = {
+        **settings,
+        "method": method,
+        "options": options,
+        "warmup": warmup,
+        "thinning": thinning,
+        "seed": seed,
+    }
+    jobs: list[dict[str, Any]] = []
+    children = np.random.SeedSequence(seed).spawn(num_chains)
+    for c, child in enumerate(children):
+        number = int(child.generate_state(1, np.uint64)[0])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(number)
+            q = potential.space.flatten(start())
+        jobs.append(
+            {
+                "start": q,
+                "seed": number // 2,
+                "path": None if folder is None else folder / f"chain-{c}.safetensors",
+                "position": c,
+            }
+        )
+    shared: dict[str, Any] = {
+        "num_samples": num_samples,
+        "warmup": warmup,
+        "thinning": thinning,
+        "settings": settings,
+        "progress": progress,
+    }
+    if num_workers == 1:
+        chains = [run_chain(potential, sampler, **job, **shared) for job in jobs]
+    else:
+        from joblib import Parallel, delayed  # an extra
+
+        workers = Parallel(n_jobs=min(num_workers, num_chains))
+        chains = workers(delayed(run_chain)(potential, sampler, **job, **shared) for job in jobs)
+    return _survivors(chains)
+
+
+def _survivors(chains: list[Chain]) -> list[Chain]:
+    """The chains without a failure; the others are warned of."""
+    failures = [f"chain {c}: {chain.failure}" for c, chain in enumerate(chains) if chain.failure]
+    if len(failures) == len(chains):
+        raise SamplingError(
+            f"all chains diverged ({'; '.join(failures)}); a smaller energy_error (baoab), a longer warmup or another "
+            "start may help"
+        )
+    if failures:
+        warnings.warn(f"chains left out that diverged: {'; '.join(failures)}", stacklevel=4)
+    kept = [chain for chain in chains if not chain.failure]
+    divergences = sum(int(chain.stats[:, 2].sum()) for chain in kept)
+    if divergences:
+        warnings.warn(
+            f"{divergences} divergent trajectories: there the energy bends more than the step can follow, and "
+            "draws may be missing; a larger target acceptance makes the step smaller",
+            stacklevel=4,
+        )
+    return kept
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, found {value!r}")
+
+
+def _check_data(data: Any) -> tuple[Tensor, Tensor]:
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise TypeError("data: expected a pair of tensors, inputs and targets")
+    x, y = data
+    for name, tensor in (("inputs", x), ("targets", y)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"data: expected tensors, found {name} of type {type(tensor).__name__}")
+        if not len(tensor):
+            raise ValueError(f"data: expected at least one example, found {name} {tuple(tensor.shape)}")
+        if tensor.is_floating_point():
+            check_values(f"data: {name}", tensor)
+    if len(x) != len(y):
+        raise ValueError(f"data: expected as many targets as inputs, found {len(y)} and {len(x)}")
+    return x, y
