@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.spaces.cases import COMPACT_FLAT, PERIODIC, REFLECTION, cell_grid, orbit, points, space_named
-from topoprior import Euclidean, FlatManifold, KleinBottle
+from topoprior import Euclidean, FlatManifold, KleinBottle, Sphere
 from topoprior.spaces.flat.harmonics import Harmonics
 
 SIDE = {1: 64, 2: 32, 3: 14}  # exact for the waves below
@@ -191,3 +191,15 @@ def test_a_long_thin_lattice_is_searched_far_enough() -> None:
     eigenvalues = Harmonics(space, 13).eigenvalues
     expected = [0.0] + [(2 * math.pi * k / 10) ** 2 for k in range(1, 7) for _ in range(2)]
     close(eigenvalues, torch.tensor(expected, dtype=torch.float64), 1e-8)
+
+
+@pytest.mark.parametrize("count", [math.nan, math.inf, 2.5, "3", True])
+def test_numbers_of_harmonics_are_whole(count: object) -> None:
+    """NaN used to go on for ever: no number of harmonics found is at least NaN."""
+    with pytest.raises(TypeError, match="num_features: expected an int"):
+        Harmonics(KleinBottle(), count)  # type: ignore[arg-type]
+
+
+def test_harmonics_of_a_sphere_are_of_another_kind() -> None:
+    with pytest.raises(TypeError, match=r"covering: expected a flat manifold, found Sphere\(2\)"):
+        Harmonics(Sphere(2), 3)  # type: ignore[arg-type]

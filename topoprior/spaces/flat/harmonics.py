@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from topoprior.spaces.flat.group import find_coset
+from topoprior.utils.checks import check_int
 from topoprior.utils.plain import plain
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Harmonics:
         coordinates: also use waves times one non-periodic coordinate (cylinder, Moebius band).
 
     Raises:
+        TypeError: no flat manifold, or a number that is no int.
         ValueError: if the space has no periodic direction, or ``character`` has the wrong length, other
             entries than +1 and -1, or signs that do not multiply as the cosets do.
 
@@ -70,8 +72,9 @@ class Harmonics:
         character: Sequence[int] | None = None,
         coordinates: bool = False,
     ) -> None:
-        if num_features < 1:
-            raise ValueError(f"num_features: expected at least 1, found {num_features}")
+        num_features = check_int("num_features", num_features)
+        if not hasattr(covering, "integer_linear"):
+            raise TypeError(f"covering: expected a flat manifold, found {covering!r}")
         if covering.rank == 0:
             raise ValueError(f"covering: {covering!r} has no periodic direction, so no harmonics")
         signs = list(character) if character is not None else [1] * covering.num_sheets
