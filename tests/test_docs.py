@@ -68,6 +68,7 @@ def test_the_site_builds(tmp_path):
     assert built.returncode == 0, built.stderr[-4000:]
     reference = (tmp_path / "api" / "nn" / "index.html").read_text(encoding="utf-8")
     assert "BayesConv2d" in reference
+    assert (tmp_path / "explorer.html").stat().st_size > 30_000
     assert "<math" in (tmp_path / "api" / "distributions" / "index.html").read_text(encoding="utf-8")
     for page in (tmp_path / "api").rglob("*.html"):
         text = re.sub(

@@ -1,4 +1,4 @@
-"""`topoprior` command line: train a kernel prior, look at one or at kernels, copy one that is shipped."""
+"""`topoprior` command line: train a kernel prior, look at one or at kernels, walk over its space, copy it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from topoprior.cli import inspect, train
+from topoprior.cli import explore, inspect, train
 from topoprior.utils.files import check_writable
 
 
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--output", type=Path, required=True, help="folder to write")
     export.set_defaults(run=_export)
     inspect.add_parser(commands)
+    explore.add_parser(commands)
     return parser
 
 
