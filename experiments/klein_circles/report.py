@@ -12,8 +12,8 @@ from typing import Any
 from experiments.common.document import markdown_table
 from experiments.klein_circles.images import ImageSet
 from experiments.klein_circles.targets import LOOPS, targets
+from topoprior.topology.fit import Fit
 from topoprior.topology.loops import SAFE_STEP
-from topoprior.topology.spectral import Fit
 
 Run = dict[str, Any]
 BOTTLENECKS = tuple(f"bottleneck H{degree} Z/{field}" for field in (2, 3) for degree in (1, 2))

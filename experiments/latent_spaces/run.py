@@ -24,7 +24,7 @@ from experiments.common.document import markdown_table
 from experiments.common.statistics import interval, paired_t_test
 from experiments.latent_spaces.kernels import SETS, kernel_set, noted_accuracy, train_network
 from topoprior.kernels.klein import klein_energy, nearest_klein
-from topoprior.topology.spectral import Fit
+from topoprior.topology.fit import Fit
 from topoprior.utils.checks import fingerprint
 from topoprior.utils.files import write_atomically
 from topoprior.vae.training import fit, negative_elbo

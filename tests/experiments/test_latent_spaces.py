@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from experiments.latent_spaces import run as compare_latent_spaces
-from topoprior.topology.spectral import Fit
+from topoprior.topology.fit import Fit
 
 
 def test_latent_spaces_are_compared_and_the_job_goes_on(tmp_path, capsys, monkeypatch):

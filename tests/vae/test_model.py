@@ -9,8 +9,11 @@ from torch.distributions import Bernoulli, Normal, kl_divergence
 import topoprior as tp
 from tests.vae.cases import small_training
 from topoprior.kernels.klein import klein_kernels, sample_klein_kernels
+from topoprior.topology.certificate import certify
 from topoprior.topology.features import low_harmonics, spectral_features
-from topoprior.topology.spectral import extend, fit_covering, graph_eigenvectors, warm_start
+from topoprior.topology.graph import graph_eigenvectors
+from topoprior.topology.spectral import fit_covering
+from topoprior.topology.warm import extend, warm_start
 from topoprior.vae.training import fit, negative_elbo
 
 K = tp.KleinBottle()
@@ -168,15 +171,17 @@ def test_graph_eigenvectors_of_a_circle_are_its_harmonics():
     torch.testing.assert_close(overlap @ overlap.T, torch.eye(2).double(), atol=1e-3, rtol=0)
 
 
-def test_warm_start_finds_the_klein_bottle():
-    """On Klein kernels, whose metric is far from flat: distances of latents follow the true ones."""
+@pytest.mark.parametrize("seed", range(3))
+def test_warm_start_finds_the_klein_bottle(seed):
+    """On Klein kernels, whose metric is far from flat. A third of the searches succeed: all of twenty fail once in 3,000.
+
+    The witness are the true points: neighbours there, which the search has not seen, agree that the class is right.
+    """
+    torch.manual_seed(seed)
     kernels, points = sample_klein_kernels(1000)
     start = warm_start(kernels, K, landmarks=1000)
-    assert start.fit.mismatch < 0.2
-    some, truth = start.latents[:300], points[start.rows[:300]]
-    found = K.distance(some[:, None], some[None]).flatten()
-    true = K.distance(truth[:, None], truth[None]).flatten()
-    assert torch.corrcoef(torch.stack([found, true]))[0, 1] > 0.9
+    assert start.fit.certified, str(start.fit)
+    assert certify(K.embed(points[start.rows]), start.latents, K).certified
 
 
 @pytest.mark.parametrize("name", ["circle", "torus", "klein", "sphere", "projective plane", "rotations"])
@@ -237,6 +242,29 @@ def test_training_restores_the_best_state_and_improves():
     assert len(history.train) == len(history.validation) == 8
     assert after < before - 10
     assert after < min(history.validation) + 1
+
+
+def test_a_trained_encoder_is_certified():
+    """And the history says so; one that was never trained, or trained on the wrong space, is not."""
+    kernels, _ = sample_klein_kernels(2000)
+    vae = tp.CoveringVAE(K, (3, 3), encoder_hidden=(64, 64), decoder_hidden=(), likelihood="gaussian")
+    assert not vae.certify(kernels).certified
+    history = fit(vae, kernels, epochs=4, learning_rate=3e-3, progress=False)
+    assert history.fit["certified"], history.fit
+    assert history.certified
+    assert vae.certify(kernels).certified
+
+
+def test_a_wrong_space_is_warned_of():
+    x = tp.Circle().embed(torch.rand(400, 1))
+    vae = tp.CoveringVAE(tp.Torus(2), (2,), encoder_hidden=(16,), decoder_hidden=(), likelihood="gaussian")
+    with (
+        pytest.warns(UserWarning, match="the warm start on Torus.* is not certified"),
+        pytest.warns(UserWarning, match="the encoder's map to Torus.* is not certified"),
+    ):
+        history = fit(vae, x, epochs=1, progress=False)
+    assert not history.certified
+    assert history.fit["certified"] is False
 
 
 def test_early_stopping():

@@ -1,4 +1,4 @@
-"""Which space do data live on? The spectral fit of every candidate, side by side."""
+"""Which space do data live on? The spectral fit of every candidate, side by side; a certificate decides."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.flat.named import Circle, Euclidean, KleinBottle, Torus
 from topoprior.spaces.spherical.manifold import Sphere, SphericalSpaceForm
 from topoprior.spaces.spherical.named import RealProjectiveSpace
+from topoprior.topology.certificate import check_latents, neighbour_complex
 from topoprior.topology.features import spectral_features
-from topoprior.topology.spectral import EXPLAINED, EXTRA, Fit, WarmStart, fit_covering, graph_spectrum
+from topoprior.topology.fit import Fit, WarmStart
+from topoprior.topology.graph import graph_spectrum
+from topoprior.topology.spectral import EXPLAINED, EXTRA, HOPELESS, PATIENCE, fit_covering
 from topoprior.utils.checks import check_data, check_int
 
 _CANDIDATES: dict[str, Callable[[], Covering]] = {
@@ -25,7 +28,10 @@ _CANDIDATES: dict[str, Callable[[], Covering]] = {
     "projective plane": lambda: RealProjectiveSpace(2),
     "plane": lambda: Euclidean(2),
 }
-_CLEAR, _RETRIED = 0.7, 3  # best cost beside the second that ends the search; candidates tried again
+# A space without loops ends the search only by a best cost of so much of the second.
+_CLEAR = 0.7
+# What is not tried again: after so many rounds what costs more than that; after so many any space without loops.
+_FAR, _LOOPLESS = {2: 0.35, PATIENCE: HOPELESS}, 4
 
 
 def default_candidates() -> dict[str, Covering]:
@@ -40,8 +46,8 @@ class Identification(NamedTuple):
         name: the best candidate, whether or not it fits.
         covering: that space.
         start: landmarks of the data with latents on it.
-        fits: the :class:`~topoprior.topology.spectral.Fit` of every candidate, best first.
-        conclusive: whether the best one fits, by :attr:`~topoprior.topology.spectral.Fit.fits`; else the data are on none
+        fits: the :class:`~topoprior.topology.fit.Fit` of every candidate, best first.
+        conclusive: whether the best one is certified and fits, by :attr:`~topoprior.topology.fit.Fit.fits`; else the data are on none
             of the candidates, or too few or too noisy to tell.
     """
 
@@ -56,12 +62,13 @@ class Identification(NamedTuple):
 
     def __str__(self) -> str:
         """A table of the candidates, and the verdict."""
-        lines = [f"{'space':<18} mismatch = residual / 2 + unexplained + torn + uncovered"]
+        lines = [f"{'space':<18} mismatch = residual / 2 + unexplained + torn + uncovered   certificate"]
         for name, fit in self.fits.items():
             parts = (
                 f"{fit.residual:8.3f}   {fit.unexplained:11.3f}   {fit.torn:4.3f}   {fit.uncovered:9.3f}"
             )
-            lines.append(f"{name:<18} {fit.mismatch:8.3f} = {parts}")
+            said = "yes" if fit.certified else fit.objections or "fits badly"
+            lines.append(f"{name:<18} {fit.mismatch:8.3f} = {parts}   {said}")
         if self.conclusive:
             lines.append(f"The data fit the {self.name}.")
         else:
@@ -75,14 +82,18 @@ def identify_covering(
     *,
     landmarks: int = 1000,
     neighbours: int = 8,
-    rounds: int = 4,
+    rounds: int = 20,
 ) -> Identification:
     """Rank spaces by how well data are a copy of them.
 
-    For each candidate the lowest eigenvectors of a neighbour graph are rotated onto the space; its mismatch
-    adds up how far they stay off it, how much of them the points found do not determine, how far the points
-    jump between neighbours, and how much of the space is left empty. A torus maps to the circle, a sphere to
-    the projective plane, and a circle into the plane: each of these fits one way only, and one number shows it.
+    For each candidate the lowest eigenvectors of a neighbour graph are rotated onto the space. Certified ones come
+    first: those to which the data have a continuous map that reaches all loops, at a cost below .1. A certificate rules
+    spaces out by their groups: no map of a torus to a Klein bottle has all loops, and none of a cylinder to a torus,
+    however long it is. Among them, and where there are no loops, those come first that leave at most .02 unexplained;
+    then the mismatch decides. It adds up how far the
+    eigenvectors stay off the space, how much of them the points found do not determine, how far the points jump
+    between neighbours, and how much of the space is left empty. A torus maps to the circle, a sphere to the
+    projective plane, and a circle into the plane: each of these fits one way only, and one number shows it.
     The best one need not fit: see ``conclusive``.
 
     Args:
@@ -90,7 +101,7 @@ def identify_covering(
         candidates: names and spaces; default circle, torus, sphere, Klein bottle, projective plane, and a
             square patch of the plane.
         landmarks: how many of the data are used, at random; on a surface 1,000 do.
-        rounds: how often the best candidates are tried, unless one is good before.
+        rounds: how often candidates are tried, unless one is certified before.
 
     Uses torch's global random state.
 
@@ -117,23 +128,42 @@ def identify_covering(
     index = torch.randperm(len(x))[:landmarks].to(x.device)
     num = max(EXPLAINED, *(spectral_features(space).num + EXTRA for space in known.values()))
     psi, eigenvalues = graph_spectrum(x[index], num, neighbours)
+    neighbourhood = neighbour_complex(x[index])
     fits: dict[str, Fit] = {}
     tried = list(known)
-    for _ in range(rounds):
+    for turn in range(1, rounds + 1):
         for name in tried:
-            fit = fit_covering(psi, known[name], eigenvalues=eigenvalues, rounds=1)
-            if name not in fits or fit.cost < fits[name].cost:
+            fit = fit_covering(psi, known[name], eigenvalues=eigenvalues, known=neighbourhood, rounds=1)
+            if name not in fits or _rank(fit) < _rank(fits[name]):
                 fits[name] = fit
-        ranked = sorted(fits, key=lambda name: fits[name].cost)
-        good = fits[ranked[0]].fits
-        if good and (len(ranked) == 1 or fits[ranked[0]].cost < _CLEAR * fits[ranked[1]].cost):
+        ranked = sorted(fits, key=lambda name: _rank(fits[name]))
+        best = ranked[0]
+        clear = len(ranked) == 1 or fits[best].cost < _CLEAR * fits[ranked[1]].cost
+        if fits[best].fits and (clear or _has_loops(known[best])):
             break
-        # While none fits, the right one may be far behind: its search has failed.
-        tried = ranked[:_RETRIED] if good else ranked
-    fits = dict(sorted(fits.items(), key=lambda item: item[1].mismatch))
-    name, best = next(iter(fits.items()))
-    start = WarmStart(index, best._replace(latents=best.latents.to(x.dtype)))
+        tried = [
+            name
+            for name in ranked
+            if not fits[name].certified
+            and all(turn < after or fits[name].cost < cost for after, cost in _FAR.items())
+            and (turn < _LOOPLESS or _has_loops(known[name]))
+        ]
+        if not tried:
+            break
+    fits = dict(sorted(fits.items(), key=lambda item: (*_rank(item[1])[:2], item[1].mismatch)))
+    name, first = next(iter(fits.items()))
+    certificate = check_latents(neighbourhood, first.latents, known[name])
+    certificate = certificate._replace(defects=index.cpu()[certificate.defects])
+    start = WarmStart(index, first._replace(latents=first.latents.to(x.dtype)), certificate)
     return Identification(name, known[name], start, fits)
+
+
+def _rank(fit: Fit) -> tuple[bool, bool, float]:
+    return not fit.fits, not fit.certified, fit.cost
+
+
+def _has_loops(space: Covering) -> bool:
+    return len(space.deck_group.generators) > 0
 
 
 def _checked(candidates: Mapping[str, Covering]) -> dict[str, Covering]:

@@ -16,8 +16,9 @@ from topoprior.spaces.covering import Covering
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.spherical.harmonics import SphericalHarmonics
+from topoprior.topology.certificate import NEIGHBOURS, Certificate, certify
 from topoprior.topology.features import low_harmonics
-from topoprior.utils.checks import check_int, check_positive, check_values
+from topoprior.utils.checks import check_data, check_int, check_positive, check_values
 from topoprior.vae.posteriors import make_posterior
 
 
@@ -147,6 +148,35 @@ class CoveringVAE(nn.Module):
     def latents(self, x: Tensor) -> Tensor:
         """The posterior's centers, lifts (..., cover_dim)."""
         return self.covering.retract(self.encoder_features(x))
+
+    @torch.no_grad()
+    def certify(
+        self, x: Tensor, *, landmarks: int = 1500, neighbours: int = NEIGHBOURS, outliers: float = 0.0
+    ) -> Certificate:
+        """Whether the encoder is a continuous map of the data to the space that keeps all loops, as far as data show.
+
+        Neighbours among ``landmarks`` of the data ``x`` (N, *data_shape), evenly spread over the rows, and their
+        triangles are followed to the space: no truth is needed. See :func:`~topoprior.topology.certify`.
+
+        Args:
+            outliers: leave out this share of them, those that are farthest from their neighbours.
+
+        Raises:
+            TypeError, ValueError: data of another shape or dtype, fewer than neighbours, no share.
+
+        Example:
+            >>> import topoprior as tp
+            >>> vae = tp.CoveringVAE(tp.Circle(), (2,), likelihood="gaussian")
+            >>> print(vae.certify(tp.Circle().embed(torch.rand(100, 1))).onto)  # not trained
+            False
+        """
+        check_data("x", x, shape=self.data_shape)
+        check_int("landmarks", landmarks)
+        rows = torch.linspace(0, len(x) - 1, min(landmarks, len(x)), dtype=torch.float64).long()
+        marks = x[rows.to(x.device)]
+        latents = self.latents(marks.to(next(self.parameters()).device))
+        found = certify(marks, latents, self.covering, neighbours=neighbours, outliers=outliers)
+        return found._replace(defects=rows[found.defects])
 
     def _encoder_outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         n = len(self.data_shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,28 +15,42 @@ from tqdm.auto import tqdm
 
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.manifold import FlatManifold
+from topoprior.topology.certificate import Complex, check_latents, neighbour_complex
 from topoprior.topology.features import spectral_features
-from topoprior.topology.spectral import Fit, WarmStart, extend, warm_start
+from topoprior.topology.fit import WarmStart
+from topoprior.topology.warm import extend, warm_start
 from topoprior.utils.checks import check_data, check_int, check_positive, fingerprint
 from topoprior.vae.model import CoveringVAE
 from topoprior.vae.run import Run
 
 _REGRESSION_BATCH, _REGRESSION_STEPS, _REGRESSION_DATA = 256, 1000, 8000
 _REGRESSION_SHARE = 0.2  # of the data that training sees, at most this much is seen before
+_MOST_REGRESSIONS = 3  # of so many steps, until the encoder is certified like its targets
+_LEAST_DATA = 100  # for a certificate of the trained encoder
 _WRONG = 0.6  # a warm start that fits worse than this is not used
 
 
 class History(NamedTuple):
-    """Negative ELBO per example (nats) after every epoch, and how well the warm start fitted.
+    """Negative ELBO per example (nats) after every epoch, and whether the class is known to be right.
 
-    ``fit`` holds the numbers of :class:`~topoprior.topology.spectral.Fit`; ``residual`` the
-    first of them; None without a warm start.
+    Attributes:
+        train, validation: after every epoch.
+        residual: of the warm start, the first number of ``fit``; None without a warm start.
+        fit: the numbers of the warm start's :class:`~topoprior.topology.fit.Fit`, among them ``certified``, and why not.
+        objections: why the trained encoder is not certified, "" if it is: see :meth:`CoveringVAE.certify`. None on
+            Euclidean space, and for fewer than 100 data.
     """
 
     train: list[float]
     validation: list[float]
     residual: float | None
-    fit: dict[str, float] | None = None
+    fit: dict[str, Any] | None = None
+    objections: str | None = None
+
+    @property
+    def certified(self) -> bool:
+        """Whether the trained encoder is."""
+        return self.objections == ""
 
 
 def fit(
@@ -57,9 +72,12 @@ def fit(
     """Maximize the ELBO of ``vae`` on ``x`` (N, *data_shape) with Adam; the best state is kept.
 
     Three things keep the encoder in the right homotopy class: the spectral warm start (regression of the
-    encoder's features on those of landmarks and their neighbours), a learning rate that starts gently, and
-    for the first half of training a coverage term, ``coverage`` times the squared mean of the lowest
+    encoder's features on those of landmarks and their neighbours, until the encoder is certified as they are), a
+    learning rate that starts gently, and for the first half of training a coverage term, ``coverage`` times the squared mean of the lowest
     harmonics over the batch. It vanishes when the aggregate posterior is uniform: a maximum mean discrepancy.
+
+    Warns where the warm start or, at the end, the encoder is not certified: then its homotopy class may be wrong, and
+    the history says why.
 
     Uses torch's global random state. The state with the best validation ELBO (training ELBO without
     ``validation``) is restored at the end. Data may stay on the CPU while the model is elsewhere.
@@ -143,7 +161,18 @@ def fit(
             run.save(path)
     if run.best_state is not None:
         vae.load_state_dict(run.best_state)
-    return History(run.train, run.validation, None if run.fit is None else run.fit["residual"], run.fit)
+    residual = None if run.fit is None else run.fit["residual"]
+    return History(run.train, run.validation, residual, run.fit, _objections(vae, x))
+
+
+def _objections(vae: CoveringVAE, x: Tensor) -> str | None:
+    """Why the trained encoder is not certified, with a warning."""
+    if _is_euclidean(vae) or len(x) < _LEAST_DATA:
+        return None
+    found = "; ".join(vae.certify(x).objections)
+    if found:
+        warnings.warn(f"the encoder's map to {vae.covering!r} is not certified: {found}", stacklevel=3)
+    return found
 
 
 def _epoch(
@@ -193,14 +222,27 @@ def _spread(vae: CoveringVAE) -> Callable[[Tensor], Tensor] | None:
     return spectral_features(space).features
 
 
-def _warm(vae: CoveringVAE, x: Tensor, epochs: int) -> dict[str, float]:
+def _warm(vae: CoveringVAE, x: Tensor, epochs: int) -> dict[str, Any]:
     start = warm_start(x, vae.covering, open_scale=vae.prior_scale)
-    numbers: Fit = start.fit
-    if numbers.mismatch < _WRONG:
+    if not start.fit.certified:
+        warnings.warn(f"the warm start on {vae.covering!r} is {start.fit}", stacklevel=3)
+    if start.fit.mismatch < _WRONG:
         share = _REGRESSION_SHARE * epochs * len(x) / _REGRESSION_BATCH
         steps = max(400, min(_REGRESSION_STEPS, round(share)))
-        _regress(vae, x, extend(x, start, vae.covering, min(len(x), _REGRESSION_DATA)), steps)
-    return {name: value for name, value in numbers._asdict().items() if name != "latents"}
+        targets = extend(x, start, vae.covering, min(len(x), _REGRESSION_DATA))
+        marks = x[start.rows]
+        known = neighbour_complex(marks)
+        for _ in range(_MOST_REGRESSIONS):
+            _regress(vae, x, targets, steps)
+            if not start.fit.certified or _certified(vae, marks, known):
+                break
+    return start.fit.numbers
+
+
+def _certified(vae: CoveringVAE, x: Tensor, known: Complex) -> bool:
+    with torch.no_grad():
+        latents = vae.latents(x.to(next(vae.parameters()).device))
+    return check_latents(known, latents, vae.covering).certified
 
 
 def _regress(vae: CoveringVAE, x: Tensor, start: WarmStart, steps: int) -> None:
