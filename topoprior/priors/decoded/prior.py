@@ -17,6 +17,7 @@ from topoprior.priors.decoded.coordinates import DecodedCoordinates, EuclideanCo
 from topoprior.priors.decoded.distill import fewest_harmonics
 from topoprior.priors.decoded.network import FrozenMLP, hermite_grid
 from topoprior.priors.decoded.posterior import DecoderPosterior, EuclideanDecoderPosterior
+from topoprior.priors.hub import OnHub, find_folder
 from topoprior.priors.registry import priors_serving, register_format, register_prior
 from topoprior.spaces.config import covering_from_config, covering_to_config
 from topoprior.spaces.flat.harmonics import Harmonics
@@ -37,7 +38,7 @@ class Scales(NamedTuple):
     residual: float
 
 
-class DecoderPrior(WeightPrior):
+class DecoderPrior(OnHub, WeightPrior):
     r"""Convolution kernels decoded from a compact flat manifold, such as the Klein bottle:
 
     .. math:: w_{oi} = \alpha_{oi}\, g(z_{oi}) + \beta_{oi}\, 1 / \sqrt{k} + \tau \epsilon_{oi}, \quad
@@ -237,11 +238,14 @@ class DecoderPrior(WeightPrior):
 
     @classmethod
     @checkpoints.on_cpu
-    def from_pretrained(cls, name_or_folder: Path | str, **options: Any) -> DecoderPrior:
-        """A prior shipped with the package, by name, or one saved in a folder.
+    def from_pretrained(
+        cls, name_or_folder: Path | str, *, revision: str | None = None, **options: Any
+    ) -> DecoderPrior:
+        """A prior shipped with the package, by name, one saved in a folder, or one of a model hub.
 
         Args:
-            name_or_folder: "klein-3x3", or a folder with config.json and model.safetensors.
+            name_or_folder: "klein-3x3", a folder with config.json and model.safetensors, or "user/name".
+            revision: of the hub: a branch, a tag or a commit.
             options: override those that were saved: ``gain``, ``mean_fraction``, ``init_scale``,
                 ``init_latent_scale``, ``residual_fraction``, ``empirical_bayes``.
 
@@ -251,14 +255,8 @@ class DecoderPrior(WeightPrior):
             ValueError: an option out of its range.
         """
         checkpoints.check_options(options, _OPTIONS)
-        folder = Path(name_or_folder)
-        if str(name_or_folder) in pretrained_names():
-            folder = _PRETRAINED / str(name_or_folder)
-        elif not folder.is_dir():
-            raise CheckpointError(
-                f"{str(name_or_folder)!r} is neither a shipped prior ({', '.join(pretrained_names())}) "
-                "nor a folder"
-            )
+        shipped = {name: _PRETRAINED / name for name in pretrained_names()}
+        folder = find_folder(name_or_folder, shipped, revision)
         config, tensors = checkpoints.load(folder, FORMAT)
         where = folder / checkpoints.CONFIG
         try:
@@ -324,7 +322,7 @@ EUCLIDEAN_FORMAT = "topoprior.EuclideanDecoderPrior/1"
 _EUCLIDEAN_OPTIONS = ("gain", "mean_fraction", "init_scale", "init_latent_scale", "empirical_bayes")
 
 
-class EuclideanDecoderPrior(WeightPrior):
+class EuclideanDecoderPrior(OnHub, WeightPrior):
     r"""Convolution kernels decoded by a frozen network from normal latents:
 
     .. math:: w_{oi} = \alpha_{oi}\, g(z_{oi}) + \beta_{oi}\, 1 / \sqrt{k}, \quad
@@ -453,11 +451,14 @@ class EuclideanDecoderPrior(WeightPrior):
 
     @classmethod
     @checkpoints.on_cpu
-    def from_pretrained(cls, name_or_folder: Path | str, **options: Any) -> EuclideanDecoderPrior:
-        """A prior shipped with the package, by name, or one saved in a folder.
+    def from_pretrained(
+        cls, name_or_folder: Path | str, *, revision: str | None = None, **options: Any
+    ) -> EuclideanDecoderPrior:
+        """A prior shipped with the package, by name, one saved in a folder, or one of a model hub.
 
         Args:
-            name_or_folder: "euclidean-3x3", or a folder with config.json and model.safetensors.
+            name_or_folder: "euclidean-3x3", a folder with config.json and model.safetensors, or "user/name".
+            revision: of the hub: a branch, a tag or a commit.
             options: override those that were saved: ``gain``, ``mean_fraction``, ``init_scale``,
                 ``init_latent_scale``, ``empirical_bayes``.
 
@@ -467,12 +468,7 @@ class EuclideanDecoderPrior(WeightPrior):
             ValueError: an option out of its range.
         """
         checkpoints.check_options(options, _EUCLIDEAN_OPTIONS)
-        shipped = Path(str(resources.files("topoprior.priors"))) / "pretrained" / str(name_or_folder)
-        folder = shipped if str(name_or_folder) in _SHIPPED else Path(name_or_folder)
-        if not folder.is_dir():
-            raise CheckpointError(
-                f"{str(name_or_folder)!r} is neither a shipped prior ({', '.join(_SHIPPED)}) nor a folder"
-            )
+        folder = find_folder(name_or_folder, {name: _PRETRAINED / name for name in _SHIPPED}, revision)
         config, tensors = checkpoints.load(folder, EUCLIDEAN_FORMAT)
         try:
             names = [f"{kind}{i}" for i in range(config["depth"]) for kind in ("weight", "bias")]
