@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -62,7 +63,9 @@ def diagnose(predictions: Tensor, stats: Mapping[str, Tensor]) -> Diagnostics:
     chains, draws = predictions.shape[:2]
     if draws < 4:
         raise ValueError(f"predictions: expected 4 draws a chain or more, found {draws}")
-    import arviz  # an extra
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of arviz's next version
+        import arviz  # an extra
 
     flat = predictions.detach().double().cpu().flatten(2)
     moving = (flat != flat[:1, :1]).flatten(0, 1).any(0)

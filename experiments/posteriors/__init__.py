@@ -1,0 +1,1 @@
+"""What do full-batch samplers of the posterior say of a prior?"""

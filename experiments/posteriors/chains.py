@@ -1,0 +1,150 @@
+"""Chains on the posterior of a small network on MNIST: accuracy, likelihood, convergence and cost, a prior each.
+
+    python -m experiments.posteriors.chains --data MNIST/raw --prior klein-3x3 --out runs/klein-0
+
+A network 16-32-64 with every layer Bayesian, n training images, all of them in every gradient. The same command goes
+on where a run was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import topoprior as tp
+from topoprior.inference.potential import categorical, network_potential
+from topoprior.utils.files import write_atomically
+
+_WIDTHS = (16, 32, 64)
+
+
+def network(prior: str, last_gain: float) -> nn.Sequential:
+    """Convolutions with ``prior``, a Gaussian last layer; delta posteriors."""
+    layers: list[nn.Module] = []
+    channels = 1
+    for width in _WIDTHS:
+        conv = tp.BayesConv2d(channels, width, 3, padding=1, prior=prior, posterior="delta")
+        layers += [conv, nn.MaxPool2d(2), nn.LeakyReLU(0.1)]
+        channels = width
+    last = tp.BayesLinear(_WIDTHS[-1] * 9, 10, prior=tp.Gaussian(gain=last_gain), posterior="delta")
+    return nn.Sequential(*layers, nn.Flatten(), last)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """MNIST's own format: four bytes of type and dimensions, sizes, bytes."""
+    data = path.read_bytes()
+    sizes = np.frombuffer(data, ">u4", data[3], 4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
+
+
+def load(folder: Path, n: int, num_test: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """n / 10 training images a class, drawn by ``seed``, and the first test images; mean 0, std 1."""
+    images, labels = (read_idx(folder / f"train-{name}-ubyte") for name in ("images-idx3", "labels-idx1"))
+    generator = np.random.default_rng(seed)
+    rows = np.concatenate(
+        [generator.choice(np.flatnonzero(labels == c), n // 10, False) for c in range(10)]
+    )
+    test = [read_idx(folder / f"t10k-{name}-ubyte")[:num_test] for name in ("images-idx3", "labels-idx1")]
+    x, y = torch.from_numpy(images[rows]).float(), torch.from_numpy(labels[rows]).long()
+    mean, std = x.mean(), x.std()
+    test_x = (torch.from_numpy(test[0].copy()).float() - mean) / std
+    return ((x - mean) / std)[:, None], y, test_x[:, None], torch.from_numpy(test[1].copy()).long()
+
+
+def measure(samples: tp.inference.PosteriorSamples, x: Tensor, y: Tensor) -> dict[str, float]:
+    """Of the mean prediction over all draws; r-hat on the first 200 images."""
+    p = samples.predict(x)
+    mean = p.mean(0)
+    d = samples.diagnose(x[:200])
+    halves = p.chunk(2)
+    return {
+        "accuracy": (mean.argmax(1) == y).double().mean().item(),
+        "nll": F.nll_loss(mean.log(), y).item(),
+        "nll_first_half": F.nll_loss(halves[0].mean(0).log(), y).item(),
+        "r_hat_median": d.r_hat.median().item(),
+        "r_hat_99": d.r_hat.flatten().quantile(0.99).item(),
+        "r_hat_below_1.1": (d.r_hat <= 1.1).double().mean().item(),
+        "ess_median": d.ess.median().item(),
+        "temperature": d.temperature,
+        "energy": samples.stats["energy"].mean().item(),
+    }
+
+
+def gradient_cost(
+    prior: str, last_gain: float, x: Tensor, y: Tensor, repeats: int = 60
+) -> dict[str, float]:
+    """Milliseconds of a gradient of the potential, and of the same network with plain weights, in turns; medians."""
+    net = network(prior, last_gain).requires_grad_(False)
+    potential = network_potential(net, (x, y), categorical)
+    q = potential.space.flatten({name: p.detach() for name, p in net.named_parameters()})
+    plain = tp.to_deterministic(net).requires_grad_(True)
+
+    def plain_gradient() -> None:
+        loss = F.cross_entropy(plain(x), y, reduction="sum")
+        torch.autograd.grad(
+            loss + 0.5 * sum(p.square().sum() for p in plain.parameters()), list(plain.parameters())
+        )
+
+    times: dict[str, list[float]] = {"delta": [], "plain": []}
+    for _ in range(repeats):
+        for name, f in (("delta", lambda: potential(q)), ("plain", plain_gradient)):
+            began = time.perf_counter()
+            f()
+            times[name].append(1000 * (time.perf_counter() - began))
+    found = {name: float(np.median(t[5:])) for name, t in times.items()}
+    return {
+        "ms_delta": found["delta"],
+        "ms_plain": found["plain"],
+        "cost_ratio": found["delta"] / found["plain"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with MNIST's four files, or Fashion-MNIST's"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the chains and of result.json")
+    parser.add_argument("--prior", default="klein-3x3")
+    parser.add_argument("--last-gain", type=float, default=1.0, help="of the last layer's Gaussian prior")
+    parser.add_argument("-n", type=int, default=100)
+    parser.add_argument("--test", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--method", default="baoab")
+    parser.add_argument("--chains", type=int, default=2)
+    parser.add_argument("--warmup", type=int, default=2000)
+    parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--thinning", type=int, default=30)
+    parser.add_argument("--only-cost", action="store_true")
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    x, y, test_x, test_y = load(options.data, options.n, options.test, options.seed)
+    result = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
+    }
+    del result["data"], result["out"]
+    result |= gradient_cost(options.prior, options.last_gain, x, y)
+    if not options.only_cost:
+        samples = tp.sample_posterior(
+            network(options.prior, options.last_gain), (x, y), method=options.method, num_chains=options.chains,
+            num_samples=options.samples, warmup=options.warmup, thinning=options.thinning, seed=options.seed,
+            folder=options.out,
+        )  # fmt: skip
+        result |= measure(samples, test_x, test_y)
+        result |= {"step_size": float(np.mean(samples.step_sizes)), "seconds": sum(samples.seconds)}
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

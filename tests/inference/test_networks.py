@@ -1,0 +1,302 @@
+"""Posteriors of networks: a closed form, log densities, predictions, files, interruptions, bad input."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torch import Tensor, nn
+
+import topoprior as tp
+from topoprior.inference import PosteriorSamples, SamplingError, diagnose, log_joint, log_prior
+from topoprior.utils.files import CheckpointError
+
+NOISE = 0.5
+
+
+def gaussian(output: Tensor, target: Tensor) -> Tensor:
+    return -(output - target).square() / (2 * NOISE**2)
+
+
+def network(prior: str = "klein-3x3") -> nn.Sequential:
+    return nn.Sequential(
+        tp.BayesConv2d(1, 3, 3, prior=prior, posterior="delta"),
+        nn.ReLU(),
+        nn.Flatten(),
+        tp.BayesLinear(3 * 4, 3, posterior="delta"),
+    )
+
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    return torch.randn(12, 1, 4, 4), torch.randint(3, (12,))
+
+
+def quick(net: nn.Module, data: tuple[Tensor, Tensor], **options: object) -> PosteriorSamples:
+    given = {"num_chains": 2, "num_samples": 6, "warmup": 20, "progress": False, **options}
+    if given.get("method", "hmc") == "hmc":
+        given.setdefault("max_steps", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of divergences in so short a warm-up
+        return tp.sample_posterior(net, data, **given)
+
+
+# --- right ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["hmc", "baoab"])
+def test_a_linear_gaussian_layer_in_closed_form(method: str) -> None:
+    """64 outputs with the same targets are 64 independent regressions. Means and second moments of weights and bias by
+    Student's t over the outputs, false alarm 1e-6 each."""
+    copies = 64
+    net = tp.BayesLinear(2, copies, prior=tp.Gaussian(0.7), posterior="delta", dtype=torch.float64)
+    x, y = torch.randn(10, 2, dtype=torch.float64), torch.randn(10, 1, dtype=torch.float64)
+    design = torch.cat([x, torch.ones(10, 1, dtype=torch.float64)], 1)
+    prior_precision = torch.tensor([0.7, 0.7, 1.0], dtype=torch.float64).pow(-2)
+    covariance = torch.linalg.inv(design.T @ design / NOISE**2 + torch.diag(prior_precision))
+    mean = covariance @ design.T @ y.squeeze(1) / NOISE**2
+    samples = tp.sample_posterior(
+        net, (x, y.expand(-1, copies)), method=method, num_chains=1, num_samples=100, warmup=250,
+        thinning=1 if method == "hmc" else 8, log_likelihood=gaussian, progress=False,
+    )  # fmt: skip
+    w = 0.7 * samples.parameters["weight_posterior.u"][0]
+    theta = torch.cat([w, samples.parameters["bias_posterior.u"][0, ..., None]], -1)  # (time, copies, 3)
+    products = (theta[..., :, None] * theta[..., None, :]).flatten(-2)
+    exact = torch.cat([mean, (covariance + mean[:, None] * mean).flatten()])
+    found = torch.cat([theta, products], -1).mean(0)
+    assert stats.ttest_1samp(found.numpy(), exact.numpy(), axis=0).pvalue.min() > 1e-6
+
+
+def test_without_examples_that_tell_anything_the_prior(data: tuple[Tensor, Tensor]) -> None:
+    """A likelihood of 0 leaves the prior: latents uniform (chi-squared), amplitudes normal (KS), false alarm 1e-6 each."""
+    net = nn.Sequential(tp.BayesConv2d(16, 16, 3, posterior="delta"))
+    x, y = torch.zeros(1, 16, 3, 3), torch.zeros(1)
+    samples = tp.sample_posterior(
+        net, (x, y), log_likelihood=lambda out, y: 0 * out.sum(), num_chains=1, num_samples=2, warmup=40,
+        thinning=20, progress=False,
+    )  # fmt: skip
+    for s in range(2):
+        z = samples.parameters["0.weight_posterior.z"][0, s].flatten(0, 1)
+        u, v = tp.KleinBottle().project(z).unbind(-1)
+        cells = torch.bincount((u * 4).long().clamp(max=3) * 4 + (v * 4).long().clamp(max=3), minlength=16)
+        assert stats.chisquare(cells.numpy()).pvalue > 1e-6
+        alpha = samples.parameters["0.weight_posterior.alpha"][0, s].flatten()
+        assert stats.kstest(alpha.numpy(), "norm").pvalue > 1e-6
+
+
+def test_log_prior_and_log_joint(data: tuple[Tensor, Tensor]) -> None:
+    net, (x, y) = network(), data
+    normal = torch.distributions.Normal(0.0, 1.0)
+    # The area of the Klein bottle is 1, so latents add log 1.
+    by_hand = sum(normal.log_prob(p).sum() for name, p in net.named_parameters() if not name.endswith(".z"))
+    torch.testing.assert_close(log_prior(net), by_hand)
+    params = {name: 2 * p.detach() for name, p in net.named_parameters()}
+    twice = sum(normal.log_prob(p).sum() for name, p in params.items() if not name.endswith(".z"))
+    torch.testing.assert_close(log_prior(net, params), twice)
+    likelihood = -F.cross_entropy(net(x), y, reduction="sum")
+    torch.testing.assert_close(log_joint(net, data), by_hand + likelihood)
+    torch.testing.assert_close(log_joint(net, data, num_data=120), by_hand + 10 * likelihood)
+    gradients = torch.func.grad(lambda params: log_joint(net, data, 120, params))(params)
+    with torch.no_grad():
+        for name, p in net.named_parameters():
+            p.copy_(params[name])
+    expected = torch.autograd.grad(log_joint(net, data, 120), list(net.parameters()))
+    for found, wanted in zip(gradients.values(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    elbo = tp.elbo_loss(net(x), y, net, num_data=120)
+    also = torch.autograd.grad(-120 * elbo, list(net.parameters()))
+    for found, wanted in zip(also, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_posterior_fits_the_data() -> None:
+    """Two classes that one kernel tells apart: predictions after sampling, which the prior's draws do not give."""
+    x = torch.randn(40, 1, 4, 4)
+    y = (x[:, 0, :, :2].sum((1, 2)) > x[:, 0, :, 2:].sum((1, 2))).long()
+    net = network()
+    samples = quick(net, (x, y), method="baoab", num_samples=30, warmup=200, thinning=5)
+    accuracy = (samples.predict(x).mean(0).argmax(1) == y).double().mean()
+    assert accuracy > 0.9
+    energy = samples.stats["energy"]
+    assert energy.mean() < 40 * math.log(2) + sum(p.numel() for p in net.parameters())
+
+
+# --- what comes back -----------------------------------------------------------------------------
+
+
+def test_samples(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    net, (x, _) = network(), data
+    before = {name: p.clone() for name, p in net.state_dict().items()}
+    samples = quick(net, data)
+    assert all(torch.equal(net.state_dict()[name], p) for name, p in before.items())
+    assert net.training
+    assert samples.parameters["0.weight_posterior.z"].shape == (2, 6, 3, 1, 2)
+    assert set(samples.parameters) == {name for name, _ in net.named_parameters()}
+    p = samples.predict(x, max_batch=5)
+    assert p.shape == (12, 12, 3)
+    for index in (0, 7):
+        torch.testing.assert_close(samples.network(index)(x).softmax(-1), p[index])
+    torch.testing.assert_close(samples.network(7)(x), samples.outputs(x)[7])
+    samples.save(tmp_path / "samples.safetensors")
+    loaded = PosteriorSamples.load(tmp_path / "samples.safetensors", net)
+    assert torch.equal(loaded.predict(x), samples.predict(x))
+    assert loaded.step_sizes == samples.step_sizes
+    with pytest.raises(CheckpointError, match="expected shape"):
+        PosteriorSamples.load(tmp_path / "samples.safetensors", network("gaussian"))
+    (tmp_path / "samples.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="damaged"):
+        PosteriorSamples.load(tmp_path / "samples.safetensors", net)
+
+
+def test_diagnostics() -> None:
+    """R-hat of chains from one law is 1, of chains in different places large; constants do not count."""
+    numbers = {
+        "acceptance": torch.full((4, 200), 0.8),
+        "temperature": torch.ones(4, 200),
+        "divergences": torch.zeros(4, 200),
+    }
+    p = torch.rand(4, 200, 5, 2)
+    fine = diagnose(p, numbers)
+    assert fine.r_hat.max() < 1.05
+    assert fine.ess.min() > 300
+    assert fine.converged
+    apart = diagnose(p + torch.arange(4.0)[:, None, None, None], numbers)
+    assert apart.r_hat.min() > 1.5
+    assert not apart.converged
+    p[..., 0] = 1.0
+    assert torch.equal(diagnose(p, numbers).r_hat[:, 0], torch.ones(5).double())
+    assert "r-hat of predictions" in str(fine)
+    with pytest.raises(ValueError, match="4 draws"):
+        diagnose(p[:, :3], numbers)
+
+
+# --- the same numbers ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["hmc", "baoab"])
+def test_a_killed_run_goes_on_to_the_same_numbers(
+    method: str, data: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("topoprior.inference.chains._SAVE_SECONDS", 0.0)  # after every move
+    net = network()
+    whole = quick(net, data, method=method)
+    for allowed in (15, 40, 80):  # more than once, in the warm-up and among the draws
+        left = [allowed]
+
+        def log_likelihood(output: Tensor, target: Tensor, left: list[int] = left) -> Tensor:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return -F.cross_entropy(output, target, reduction="sum")
+
+        with pytest.raises(KeyboardInterrupt):
+            quick(
+                net, data, method=method, folder=tmp_path, log_likelihood=log_likelihood, num_samples=2000
+            )
+    resumed = quick(net, data, method=method, folder=tmp_path)
+    for name, p in whole.parameters.items():
+        assert torch.equal(resumed.parameters[name], p), name
+    longer = quick(net, data, method=method, folder=tmp_path, num_samples=8)
+    assert torch.equal(longer.stats["energy"][:, :6], whole.stats["energy"])
+    with pytest.raises(ValueError, match="folder: .* of a run with seed = 0, this one has 5"):
+        quick(net, data, method=method, folder=tmp_path, seed=5)
+    with pytest.raises(ValueError, match="folder: .* of a run with data"):
+        quick(net, (data[0] + 1, data[1]), method=method, folder=tmp_path)
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_numbers(data: tuple[Tensor, Tensor]) -> None:
+    net = network()
+    one, two = quick(net, data), quick(net, data, num_workers=2)
+    for name, p in one.parameters.items():
+        torch.testing.assert_close(two.parameters[name], p)
+
+
+def test_another_seed_gives_other_draws(data: tuple[Tensor, Tensor]) -> None:
+    net = network()
+    first, second = quick(net, data), quick(net, data, seed=1)
+    name = "3.weight_posterior.u"
+    assert not torch.equal(first.parameters[name], second.parameters[name])
+    assert not torch.equal(first.parameters[name][0], first.parameters[name][1])
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+def test_bad_input(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    net, (x, y) = network(), data
+    with pytest.raises(ValueError, match="num_chains: expected at least 1, found 0"):
+        quick(net, data, num_chains=0)
+    with pytest.raises(ValueError, match="data: inputs: expected finite"):
+        quick(net, (x * math.nan, y))
+    with pytest.raises(ValueError, match="as many targets as inputs, found 11 and 12"):
+        quick(net, (x, y[1:]))
+    with pytest.raises(ValueError, match="at least one example"):
+        quick(net, (x[:0], y[:0]))
+    with pytest.raises(TypeError, match="data: expected a pair"):
+        quick(net, x)
+    with pytest.raises(ValueError, match="net: found no Bayesian layer"):
+        quick(nn.Linear(3, 2), data)
+    with pytest.raises(
+        ValueError, match="net: expected delta posteriors.*weight_posterior is a MeanFieldPosterior"
+    ):
+        quick(tp.BayesLinear(3, 2), data)
+    with pytest.raises(ValueError, match="method: expected one of 'hmc', 'baoab', found 'nuts'"):
+        quick(net, data, method="nuts")
+    with pytest.raises(ValueError, match="start: expected"):
+        quick(net, data, start="map")
+    with pytest.raises(TypeError, match="model"):
+        quick("net", data)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="folder: cannot write"):
+        quick(net, data, folder=tmp_path / "file")
+
+
+def test_chains_that_diverge_are_named_and_the_others_kept(data: tuple[Tensor, Tensor]) -> None:
+    net, calls = network(), [0]
+
+    def breaks_in_the_second_chain(output: Tensor, target: Tensor) -> Tensor:
+        calls[0] += 1
+        likelihood = -F.cross_entropy(output, target, reduction="sum")
+        return likelihood * math.nan if calls[0] > 40 else likelihood
+
+    with pytest.warns(
+        UserWarning, match=r"chain 1: position or gradient of .*u.* is not finite at iteration"
+    ):
+        samples = tp.sample_posterior(
+            net, data, method="baoab", num_chains=2, num_samples=6, warmup=20, progress=False,
+            log_likelihood=breaks_in_the_second_chain,
+        )  # fmt: skip
+    assert samples.num_chains == 1
+    calls[0] = 20
+    with pytest.raises(SamplingError, match="all chains diverged"):
+        tp.sample_posterior(
+            net, data, method="baoab", num_chains=1, num_samples=6, warmup=20, progress=False,
+            log_likelihood=breaks_in_the_second_chain,
+        )  # fmt: skip
+
+
+def test_a_start_without_density_is_refused(data: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ValueError, match="chain 0: .* is not finite at the start"):
+        quick(network(), data, log_likelihood=lambda output, target: output.sum() * math.nan)
+
+
+def test_hmc_refuses_what_is_not_finite_and_warns(data: tuple[Tensor, Tensor]) -> None:
+    """A wall: the density ends at |u| = 2 in NaN. HMC stays inside and says how often it met it."""
+    net = tp.BayesLinear(1, 1, bias=False, prior=tp.Gaussian(1.0), posterior="delta")
+    x, y = torch.ones(1, 1), torch.zeros(1)
+
+    def wall(output: Tensor, target: Tensor) -> Tensor:
+        return torch.where(output.abs() < 2, 0 * output, torch.nan).sum()
+
+    with pytest.warns(UserWarning, match="divergent trajectories"):
+        samples = tp.sample_posterior(
+            net, (x, y), num_chains=1, num_samples=100, warmup=20, start="current", progress=False,
+            log_likelihood=wall,
+        )  # fmt: skip
+    assert samples.parameters["weight_posterior.u"].abs().max() < 2
