@@ -11,6 +11,7 @@ import topoprior as tp
 
 NET = nn.Sequential(tp.BayesLinear(4, 3))
 X, Y = torch.zeros(2, 4), torch.zeros(2, dtype=torch.long)
+Q = torch.distributions.Normal(0.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,27 @@ X, Y = torch.zeros(2, 4), torch.zeros(2, dtype=torch.long)
         (ValueError, "num_data.*found 0", lambda: tp.elbo_loss(NET(X), Y, NET, 0)),
         (ValueError, "temperature.*-1", lambda: tp.elbo_loss(NET(X), Y, NET, 10, -1.0)),
         (ValueError, "temperature.*nan", lambda: tp.elbo_loss(NET(X), Y, NET, 10, math.nan)),
+        (ValueError, "binary_cross_entropy_with_logits", lambda: tp.elbo_loss(NET(X)[:, :1], Y, NET, 10)),
+        (
+            ValueError,
+            "logits.*binary_cross_entropy_with_logits",
+            lambda: tp.elbo_loss(NET(X)[:, :1], X[:, :1], NET, 10),
+        ),
+        (
+            ValueError,
+            "target: .*several hold.*binary_cross_entropy_with_logits",
+            lambda: tp.elbo_loss(NET(X), torch.tensor([[1.0, 1, 0], [0, 0, 1]]), NET, 10),
+        ),
+        (ValueError, "num_data: .* at least the 2.*found 1", lambda: tp.elbo_loss(NET(X), Y, NET, 1)),
+        (ValueError, "probabilities.*2 classes", lambda: tp.predictive_entropy(torch.ones(3, 2, 1))),
+        (TypeError, "torch.distributions.kl_divergence.*cover_kl", lambda: tp.kl_divergence(Q, Q)),
+        (TypeError, "torch.distributions.kl_divergence.*cover_kl", lambda: tp.kl_divergence(Q)),
+        (ValueError, "model: expected one or several, found none", lambda: tp.predict([], X)),
+        (ValueError, "x: expected a loader of batches, found none", lambda: tp.predict(NET, iter([]))),
+        (ValueError, r"found rows 2 in x\[0\], 1 in x\[1\]", lambda: tp.predict(NET, (X, X[:1]))),
+        (TypeError, "x: .* found dict without tensors", lambda: tp.predict(NET, {"x": 1})),
+        (ValueError, "output: .*found 'logits'", lambda: tp.predict(NET, X, output="logits")),
+        (ValueError, "output= picks one of 0 to 1", lambda: tp.predict(nn.LSTM(4, 3), X)),
         (ValueError, "step", lambda: tp.kl_warmup(-1, 10)),
         (ValueError, "num_steps", lambda: tp.kl_warmup(1, 0)),
         (ValueError, "start", lambda: tp.kl_warmup(1, 10, start=2)),

@@ -130,3 +130,32 @@ def test_transposed_layers_without_counterpart_are_named(kind, size):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tp.to_bayesian(net, "gaussian", exclude=kind)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell])
+def test_recurrent_layers_are_named(kind):
+    net = nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "memory": kind(4, 4)})
+    with pytest.warns(UserWarning, match=rf"left deterministic: memory \(no Bayesian {kind.__name__}\)"):
+        tp.to_bayesian(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tp.to_bayesian(net, exclude=kind)
+        tp.to_bayesian(net, include="conv")
+
+
+def test_a_prior_that_serves_few_layers():
+    """Below a tenth of the convolutions that were asked for."""
+    pointwise = nn.Sequential(*[nn.Conv2d(3, 3, 1) for _ in range(11)])
+    one = nn.Sequential(nn.Conv2d(3, 3, 3), pointwise)
+    with pytest.warns(UserWarning, match="klein-3x3 served 0 of 11 convolutions, the others got gaussian"):
+        tp.to_bayesian(pointwise)
+    with pytest.warns(
+        UserWarning, match="klein-3x3 served 1 of 12 convolutions, the others stay deterministic"
+    ):
+        tp.to_bayesian(one, fallback=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tp.to_bayesian(one, "gaussian")
+        tp.to_bayesian(one[:1])
+        tp.to_bayesian(nn.Sequential(one[0], *pointwise[:9]))
+        tp.to_bayesian(nn.Linear(2, 2), linear_prior="gaussian")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import topoprior as tp
-from topoprior.nn import inference, weights_in_use
+from topoprior.nn import contexts, weights_in_use
 
 
 def net_with_modes():
@@ -41,8 +41,8 @@ def test_eight_threads_predict_with_one_network(eight):
     assert all(eight.map(job, range(100)))
     assert [module.training for module in net.modules()] == modes
     assert all(torch.equal(a, b) for a, b in zip(net.buffers(), statistics, strict=True))
-    assert all(layer.drawn is None and not layer.use_mean for layer in inference.bayes_layers(net))
-    assert not inference._EVALUATED
+    assert all(layer.drawn is None and not layer.use_mean for layer in contexts.bayes_layers(net))
+    assert not contexts._EVALUATED
     assert not torch.equal(net(x), net(x))
 
 
@@ -91,11 +91,11 @@ def test_tasks_of_asyncio_have_contexts_of_their_own():
     layer, x = tp.BayesLinear(4, 3), torch.randn(2, 4)
 
     async def job(context):
-        with context(layer), torch.no_grad():
+        with context(layer):
             first = layer(x)
             await asyncio.sleep(0)
             assert torch.equal(layer(x), first)
-            return first
+            return first.detach()
 
     async def all_jobs():
         return await asyncio.gather(*map(job, [tp.posterior_mean, tp.frozen_sample, tp.frozen_sample]))
@@ -107,6 +107,7 @@ def test_tasks_of_asyncio_have_contexts_of_their_own():
 def test_contexts_that_end_in_another_order():
     """Of two networks, the first one's context is left first; the second one's still holds, and nothing stays."""
     one, two, x = tp.BayesLinear(4, 3), tp.BayesLinear(4, 3), torch.randn(2, 4)
+    before = weights_in_use._IN_USE.get()
     first, second = tp.posterior_mean(one), tp.frozen_sample(two)
     first.__enter__()
     second.__enter__()
@@ -115,7 +116,7 @@ def test_contexts_that_end_in_another_order():
     assert torch.equal(two(x), two(x))
     second.__exit__(None, None, None)
     assert not torch.equal(two(x), two(x))
-    assert weights_in_use._IN_USE.get() is None
+    assert weights_in_use._IN_USE.get() == before
 
 
 def test_evaluation_mode_of_a_part_and_of_the_whole():
@@ -123,12 +124,12 @@ def test_evaluation_mode_of_a_part_and_of_the_whole():
     net, x = net_with_modes(), torch.randn(2, 3, 8, 8)
     modes = [module.training for module in net.modules()]
     for first in (0, 1):
-        contexts = [inference._evaluation(net), inference._evaluation(net[:3])]
-        for context in contexts:
-            context.__enter__()
-        contexts[first].__exit__(None, None, None)
+        modes_of = [contexts.evaluation(net), contexts.evaluation(net[:3])]
+        for mode in modes_of:
+            mode.__enter__()
+        modes_of[first].__exit__(None, None, None)
         assert not net[1].training
-        contexts[1 - first].__exit__(None, None, None)
+        modes_of[1 - first].__exit__(None, None, None)
         assert [module.training for module in net.modules()] == modes
     assert tp.predict(net, x, 2).shape == (2, 2, 4)
 

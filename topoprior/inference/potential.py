@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topoprior.inference.geometry import StateSpace
-from topoprior.nn.inference import bayes_layers
+from topoprior.nn.contexts import bayes_layers
 from topoprior.priors.coordinates import Part
 from topoprior.priors.delta import DeltaPosterior
 from topoprior.utils.checks import check_int

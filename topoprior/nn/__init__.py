@@ -1,9 +1,10 @@
 """Bayesian layers and functions of whole networks."""
 
 from topoprior.nn.base import BayesLayer
+from topoprior.nn.contexts import frozen_sample, posterior_mean
 from topoprior.nn.convert import to_bayesian, to_deterministic
 from topoprior.nn.fixed_draws import FixedDraws, freeze_draws
-from topoprior.nn.inference import frozen_sample, posterior_mean, predict, sample_outputs
+from topoprior.nn.inference import predict, sample_outputs
 from topoprior.nn.latents import compile_posteriors, faster_latents
 from topoprior.nn.layers import BayesConv1d, BayesConv2d, BayesConv3d, BayesConvTranspose2d, BayesLinear
 from topoprior.nn.loss import elbo_loss, kl_divergence, kl_per_layer, kl_warmup

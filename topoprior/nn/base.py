@@ -21,6 +21,19 @@ PriorLike: TypeAlias = str | Path | WeightPrior
 _BIAS_INIT_SCALE = 0.1
 
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_dtype(name: str, given: torch.dtype | Tensor | None) -> None:
+    """Weights are real floating-point numbers of 16 bits or more; None is torch's default."""
+    dtype = (
+        given.dtype if isinstance(given, Tensor) else torch.get_default_dtype() if given is None else given
+    )
+    if dtype not in _DTYPES:
+        expected = ", ".join(str(known).removeprefix("torch.") for known in _DTYPES)
+        raise TypeError(f"{name}: expected dtype {expected}, found {dtype}")
+
+
 class BayesLayer(nn.Module):
     """A torch.nn layer whose weights are drawn from a posterior.
 
@@ -40,10 +53,13 @@ class BayesLayer(nn.Module):
     projection_residual: float | None = None
     #: What :func:`topoprior.summary` adds in words, such as a fallback.
     note: str = ""
+    #: The layer's name in the network that :func:`topoprior.to_bayesian` was given.
+    converted_from: str = ""
 
     def _init_posteriors(
         self, shape: tuple[int, ...], bias: bool, prior: PriorLike, posterior: str, device: Any, dtype: Any
     ) -> None:
+        check_dtype("dtype", dtype)
         options = {"device": device, "dtype": dtype}
         self.prior = get_prior(prior)
         self.prior_name = str(prior)
@@ -138,6 +154,11 @@ class BayesLayer(nn.Module):
 
     def _run(self, input: Tensor, **options: Any) -> Tensor:
         """The layer's operation with one draw, or with the S of ``drawn``."""
+        if isinstance(input, torch.fx.Proxy):
+            # To torch.fx a layer is one operation, as torch.nn's own are: draws are no part of a graph.
+            tracer = input.tracer
+            named = {key: value for key, value in options.items() if key == "output_size"}
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), named)
         drawn = self.drawn
         if drawn is None:
             return self._compute(input, *self.draw(), **options)
@@ -165,6 +186,23 @@ class BayesLayer(nn.Module):
         return torch.cat(
             [self._compute(x, w, b, **options) for x, w, b in zip(parts, weight, biases, strict=True)]
         )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> BayesLayer:
+        # Asked of one number first, so that a refusal changes nothing.
+        parameter = next(self.parameters(), None)
+        if parameter is not None:
+            check_dtype(type(self).__name__, fn(parameter.detach().new_zeros(1)))
+        return super()._apply(fn, recurse)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("weight", "bias"):
+            where = f"exclude={self.converted_from!r}" if self.converted_from else "exclude="
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r}: it draws one in every forward pass. The mean is "
+                f"layer.{name}_posterior.mean(), and topoprior.to_deterministic gives layers that have it. If the layer's "
+                f"parent reads it, convert with to_bayesian(..., {where})"
+            )
+        return super().__getattr__(name)
 
     def _replicate_for_data_parallel(self) -> BayesLayer:
         replica = super()._replicate_for_data_parallel()

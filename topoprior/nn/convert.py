@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import skip_init
 
-from topoprior.nn.base import BayesLayer, PriorLike
+from topoprior.nn.advice import note_conversion
+from topoprior.nn.base import BayesLayer, PriorLike, check_dtype
 from topoprior.nn.layers import BayesConvTranspose2d, BayesLinear, transpose_kernels
 from topoprior.nn.selection import (
     COUNTERPARTS,
@@ -20,6 +21,7 @@ from topoprior.nn.selection import (
     convertible_layers,
     layer_types,
     reasons_to_leave,
+    recurrent_layers,
     select,
 )
 from topoprior.priors.base import Shape
@@ -70,13 +72,17 @@ def to_bayesian(
 
     Left as they are, with a warning: layers that are parametrized or pruned, that carry hooks or more than a
     weight and a bias, share a parameter with another module, or are of a subclass that may compute
-    something else; ConvTranspose1d and 3d, which have no counterpart. Layers whose
+    something else; ConvTranspose1d and 3d and recurrent layers, which have no counterpart. Layers whose
     parent reads their weights (in MultiheadAttention and the like) are left without one.
 
     Raises:
         ValueError: no ``prior``, nothing to convert, a name that matches nothing, an unknown ``init`` or ``posterior``, a ``relative_scale``
             that is not positive, a layer without weights yet (lazy modules).
-        TypeError: ``model`` is no module, a selector of another type.
+        TypeError: ``model`` is no module, a selector of another type, weights that are no real floating-point numbers
+            (complex, integers, 8 bits).
+
+    Warns:
+        UserWarning: layers left as they are, as above; a ``prior`` that serves less than a tenth of the convolutions.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(8, 2))
@@ -91,7 +97,7 @@ def to_bayesian(
         raise ValueError("inplace: the model itself is the layer to replace; use what to_bayesian returns")
     check_family(posterior)
     scale = check_positive("relative_scale", relative_scale)
-    rules = _Rules(prior, linear_prior, fallback, posterior, init, scale)
+    given, rules = model, _Rules(prior, linear_prior, fallback, posterior, init, scale)
     model = model if inplace else copied(model)
     chosen = select(model, include, () if exclude is None else exclude)
     reasons = reasons_to_leave(model)
@@ -104,15 +110,29 @@ def to_bayesian(
             raise ValueError(f"model: layer {name!r} has no weights yet; run one forward pass first")
         reason = reasons.get(id(module))
         if reason is None:
+            check_dtype(
+                f"model: layer {name!r}, which exclude={name!r} leaves as it is",
+                module.get_parameter("weight"),
+            )
             layer = rules.convert(module)
             if layer is not None:
+                layer.converted_from = name
                 replacements[id(module)] = layer
         elif not reason.startswith("its parent"):
             warned.append(f"{name} ({reason})")
+    warned += [
+        f"{name} (no Bayesian {type(module).__name__})"
+        for name, module in recurrent_layers(model)
+        if id(module) in chosen
+    ]
     if warned:
         warnings.warn(f"layers left deterministic: {', '.join(warned)}", stacklevel=2)
     if not replacements:
         raise ValueError(_nothing_to_convert(model))
+    if word := rules.served_few():
+        warnings.warn(word, stacklevel=2)
+    if not inplace:
+        note_conversion(given)
     return _replace(model, replacements)
 
 
@@ -136,11 +156,13 @@ class _Rules:
         for given in (*self.priors, linear_prior, fallback):
             if given is not None:
                 get_prior(given)  # a wrong name fails here, before any work
+        self.served = self.convolutions = 0
 
     def choose(self, module: nn.Module, shape: Shape) -> tuple[PriorLike | None, str]:
         """The prior of a layer with weights of ``shape``; where it is the fallback, why."""
         if isinstance(module, nn.Linear):
             return self.linear_prior, ""
+        self.convolutions += 1
         serving = [prior for prior in self.priors if get_prior(prior).serves(shape)]
         if not serving:
             return self.fallback, "x".join(map(str, shape[2:])) + " kernels"
@@ -148,7 +170,22 @@ class _Rules:
         other_size = (*shape[:2], *(size + 2 for size in shape[2:]))
         if depthwise and not get_prior(serving[0]).serves(other_size):
             return self.fallback, "depthwise"
+        self.served += 1
         return serving[0], ""
+
+    def served_few(self) -> str:
+        """A word where the priors asked for are those of less than a tenth of the convolutions."""
+        if 10 * self.served >= self.convolutions:
+            return ""
+        return (
+            f"prior: {', '.join(map(str, self.priors))} served {self.served} of {self.convolutions} convolutions, "
+            + (
+                "the others stay deterministic"
+                if self.fallback is None
+                else f"the others got {self.fallback}"
+            )
+            + "; topoprior.summary lists kernel sizes, and prior= takes several: the first that serves"
+        )
 
     def convert(self, module: nn.Module) -> BayesLayer | None:
         weight, bias = _weights(module)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from topoprior.nn.base import BayesLayer
+from topoprior.nn.contexts import bayes_layers
 from topoprior.nn.convert import copied, to_deterministic
-from topoprior.nn.inference import bayes_layers
 from topoprior.nn.selection import layer_types
 from topoprior.utils.checks import check_int
 

@@ -1,16 +1,19 @@
-"""Functions of a whole model: predictions, its KL, and contexts that fix which weights it uses."""
+"""Predictions: what a network, or an ensemble of networks, returns under draws of its weights."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from topoprior.nn.advice import warn_no_bayesian_layer, warn_probabilities
 from topoprior.nn.base import BayesLayer
-from topoprior.nn.weights_in_use import InUse, restored, tell
+from topoprior.nn.batches import Batch, Output, call, inputs_of, is_loader, map_tensors, pick, rows, split
+from topoprior.nn.contexts import bayes_layers, evaluation, posterior_mean
+from topoprior.nn.weights_in_use import Draws, InUse, restored, tell
 from topoprior.utils.checks import check_int, check_module
 
 # Draws x inputs in one pass when nothing is asked for: on a CPU, wider passes gain nothing.
@@ -20,92 +23,14 @@ _DEFAULT_ROWS = 64
 _DRAWN_WEIGHTS = 2**22
 
 
-def bayes_layers(model: nn.Module) -> list[BayesLayer]:
-    """The Bayesian layers of a model, each once; a :class:`TypeError` where ``model`` is no module."""
-    check_module(model)
-    return [module for module in model.modules() if isinstance(module, BayesLayer)]
-
-
-# --- which weights a forward pass uses -------------------------------------------------------
-
-
-@contextmanager
-def posterior_mean(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside, every Bayesian layer of ``model`` uses the mean of its weights instead of a draw.
-
-    Example:
-        >>> import topoprior as tp
-        >>> net, x = tp.BayesLinear(4, 2), torch.ones(3, 4)
-        >>> with posterior_mean(net):
-        ...     torch.equal(net(x), net(x))
-        True
-    """
-    layers = bayes_layers(model)
-    with restored(layers):
-        tell(dict.fromkeys(layers, InUse(use_mean=True)))
-        yield model
-
-
-@contextmanager
-def frozen_sample(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside, all forward passes of ``model`` use one and the same draw of its weights.
-
-    For a function drawn from the posterior that is to be evaluated many times: a whole test set, a curve, a
-    Jacobian. Gradients reach the posterior; several backward passes through the one draw need
-    ``retain_graph=True``. Of nested contexts, also :func:`posterior_mean`, the innermost counts.
-
-    Example:
-        >>> import topoprior as tp
-        >>> net, x = tp.BayesLinear(4, 2), torch.ones(3, 4)
-        >>> with frozen_sample(net):
-        ...     torch.equal(net(x), net(x))
-        True
-    """
-    layers = bayes_layers(model)
-    with restored(layers):
-        tell(dict.fromkeys(layers, InUse(use_mean=False)))
-        for layer in layers:
-            layer.draw_samples(1)
-        yield model
-
-
-# Modules in evaluation mode because somebody predicts: by how many, and the mode to put back. torch keeps the mode on
-# the module, so threads that predict have to share it.
-_EVALUATED: dict[nn.Module, tuple[int, bool]] = {}
-_LOCK = threading.Lock()
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; the last of the threads that ask for it puts the mode of every module back."""
-    modules = list(model.modules())
-    with _LOCK:
-        for module in modules:
-            count, mode = _EVALUATED.get(module, (0, module.training))
-            _EVALUATED[module] = count + 1, mode
-        model.eval()
-    try:
-        yield
-    finally:
-        with _LOCK:
-            for module in modules:
-                count, mode = _EVALUATED.pop(module)
-                if count > 1:
-                    _EVALUATED[module] = count - 1, mode
-                else:
-                    module.training = mode
-
-
-# --- predictions -----------------------------------------------------------------------------
-
-
 def predict(
-    model: nn.Module,
-    x: Tensor,
+    model: nn.Module | Sequence[nn.Module],
+    x: Batch | Iterable[Any],
     num_samples: int = 32,
     *,
     max_batch: int | None = None,
     antithetic: bool = False,
+    output: Output = None,
 ) -> Tensor:
     r"""Class probabilities under draws of the weights: softmax for each draw, p(y | x, w_s), w_s ~ q.
 
@@ -115,10 +40,14 @@ def predict(
     :func:`torch.nn.functional.cross_entropy`.
 
     Returns:
-        (num_samples, batch, classes, ...), in float32 where the model computes in half precision.
+        (num_samples, batch, classes, ...), in float32 where the model computes in half precision; for M models
+        (M * num_samples, batch, classes, ...).
 
     Raises:
         ValueError: also for a model that does not return at least two logits.
+
+    Warns:
+        UserWarning: the model returns probabilities; it has no Bayesian layer and its samples are all the same.
 
     Example:
         >>> import topoprior as tp
@@ -126,24 +55,25 @@ def predict(
         >>> tp.predict(net, torch.randn(5, 4), num_samples=10).shape
         torch.Size([10, 5, 3])
     """
-    logits = sample_outputs(model, x, num_samples, max_batch=max_batch, antithetic=antithetic)
+    logits = _sample(model, x, num_samples, max_batch, antithetic, output)
     if logits.dim() < 3 or logits.shape[2] < 2:
         raise ValueError(
             f"model: expected logits (batch, classes, ...) of 2 classes or more, found {tuple(logits.shape[1:])}; "
-            "sample_outputs returns what the model returns"
+            "sample_outputs returns what the model returns, one logit wants sigmoid in place of softmax"
         )
+    warn_probabilities(logits, 2)
     half = logits.dtype in (torch.float16, torch.bfloat16)
     return logits.softmax(2, dtype=torch.float32 if half else None)
 
 
-@torch.no_grad()
 def sample_outputs(
-    model: nn.Module,
-    x: Tensor,
+    model: nn.Module | Sequence[nn.Module],
+    x: Batch | Iterable[Any],
     num_samples: int = 32,
     *,
     max_batch: int | None = None,
     antithetic: bool = False,
+    output: Output = None,
 ) -> Tensor:
     """What the model returns under draws of its weights, for regression or a likelihood of one's own.
 
@@ -155,62 +85,151 @@ def sample_outputs(
     A module that mixes the examples of a batch, or draws random numbers of its own, sees the examples of
     several draws together; batch normalization in evaluation mode does neither. For such modules, and for
     a model whose first dimension is not the batch throughout, ``max_batch=len(x)`` gives each draw a pass
-    of its own.
+    of its own. So does a network whose draws cannot be folded: one that is traced or exported, or shows no
+    Bayesian layer.
 
     Args:
         model: takes ``x`` and returns a tensor (batch, ...). Inside :func:`posterior_mean` or
-            :func:`frozen_sample` its samples are all the same.
-        x: (batch, ...).
-        num_samples: draws of the weights.
+            :func:`frozen_sample` its samples are all the same. Several are an ensemble.
+        x: (batch, ...); a tuple or list of what the model takes, or a dict of it by name; or a loader of
+            such batches, of which a tuple or list counts by its first element, as in
+            :func:`torch.optim.swa_utils.update_bn`. Draws serve all batches of a loader, which is read once,
+            and are kept for it: ``num_samples`` times the weights.
+        num_samples: draws of the weights, of each model.
         max_batch: rows, draws times inputs, in one pass, to bound memory; a larger batch is split. By
             default the batch or 64, whichever is more: no pass is larger than the deterministic one.
         antithetic: draw the noise in mirrored pairs, which cancels the error of the mean of whatever is
             odd in the noise.
+        output: which part of what the model returns, if not a tensor: a key, such as "out" or "logits", an
+            index, or a function of it.
 
     Returns:
-        (num_samples, batch, ...).
+        (num_samples, batch, ...); for M models (M * num_samples, batch, ...), one model's after the other's.
 
     Raises:
-        TypeError: ``model`` is no module, ``x`` no tensor, ``num_samples`` or ``max_batch`` no int.
-        ValueError: ``num_samples`` or ``max_batch`` below 1, an odd number of antithetic samples, a model
-            that does not return one row for each it is given.
+        TypeError: ``model`` is no module, ``x`` has no tensor, ``num_samples`` or ``max_batch`` no int.
+        ValueError: ``num_samples`` or ``max_batch`` below 1, an odd number of antithetic samples, inputs of different
+            length, no model, no batch, a model that does not return one row for each it is given.
+
+    Warns:
+        UserWarning: no Bayesian layer, and samples that are all the same.
 
     Example:
         >>> import topoprior as tp
         >>> sample_outputs(tp.BayesLinear(4, 1), torch.randn(5, 4), num_samples=10).std(0).shape
         torch.Size([5, 1])
     """
-    check_module(model)
-    num_samples, rows = _checked(x, num_samples, max_batch, antithetic)
-    layers = bayes_layers(model)
-    if layers and all(layer.drawn is None and layer.is_point for layer in layers):
-        with posterior_mean(model), _evaluation(model):  # all draws are one: one pass
-            output = torch.cat([_one_pass(model, part, 1) for part in x.split(rows)], 1)
-        return output.expand(num_samples, *output.shape[1:])
-    draws_a_pass = max(1, rows // max(1, len(x)))
-    parts = x.split(rows)
-    outputs: list[Tensor] = []
-    free = [layer for layer in bayes_layers(model) if layer._in_use() == (False, None)]
-    with _evaluation(model), restored(free):
-        for count in _draws_at_a_time(free, num_samples, antithetic):
-            draws = [layer.draw_samples(count, antithetic=antithetic) for layer in free]
+    return _sample(model, x, num_samples, max_batch, antithetic, output)
+
+
+@torch.no_grad()
+def _sample(
+    model: nn.Module | Sequence[nn.Module],
+    x: Batch | Iterable[Any],
+    num_samples: int,
+    max_batch: int | None,
+    antithetic: bool,
+    output: Output,
+) -> Tensor:
+    models: list[Any] = list(model) if isinstance(model, list | tuple | nn.ModuleList) else [model]
+    for each in models:
+        check_module(each)
+    if not models:
+        raise ValueError("model: expected one or several, found none")
+    num_samples = check_int("num_samples", num_samples)
+    most = None if max_batch is None else check_int("max_batch", max_batch)
+    if antithetic and num_samples % 2:
+        raise ValueError(f"num_samples: antithetic samples come in pairs, found {num_samples}")
+    streamed = is_loader(x)
+    if not streamed:
+        rows(x)
+    with ExitStack() as stack:
+        samplers = [_Sampler(each, num_samples, antithetic) for each in models]
+        for sampler in samplers:
+            stack.enter_context(sampler.sampling(keep=streamed))
+        device = next((p.device for p in models[0].parameters()), None)
+        batches: Iterable[Any] = (inputs_of(batch, device) for batch in x) if streamed else [x]
+        found = [torch.cat([s.outputs(batch, most, output) for s in samplers]) for batch in batches]
+    if not found:
+        raise ValueError("x: expected a loader of batches, found none in it")
+    outputs = torch.cat(found, 1)
+    for each, of_one in zip(models, outputs.split(num_samples), strict=True):
+        # Whoever draws in ways that are not seen here gets no word.
+        if (
+            num_samples > 1
+            and of_one.numel()
+            and not bayes_layers(each)
+            and torch.equal(of_one[0], of_one[1])
+        ):
+            warn_no_bayesian_layer(each, f"its {num_samples} samples are all the same", 4)
+    return outputs
+
+
+class _Sampler:
+    """Passes of one network with many draws of its weights."""
+
+    def __init__(self, model: nn.Module, num_samples: int, antithetic: bool) -> None:
+        self.model, self.num_samples, self.antithetic = model, num_samples, antithetic
+        layers = bayes_layers(model)
+        self.free = [layer for layer in layers if layer._in_use() == (False, None)]
+        self.point = bool(layers) and all(layer.drawn is None and layer.is_point for layer in layers)
+        self.folds = bool(layers) and not any(map(_hides_draws, model.modules()))
+        self.kept: list[list[Draws]] | None = None
+
+    @contextmanager
+    def sampling(self, *, keep: bool) -> Iterator[None]:
+        """Evaluation mode. To ``keep`` is to draw once, for all batches to come."""
+        with evaluation(self.model), restored(self.free):
+            self.kept = list(self._draws()) if keep else None
+            yield
+
+    def _draws(self) -> Iterator[list[Draws]]:
+        """Draws of every free layer, of as many samples at once as bounded memory allows."""
+        for count in _draws_at_a_time(self.free, self.num_samples, self.antithetic):
+            yield [layer.draw_samples(count, antithetic=self.antithetic) for layer in self.free]
+
+    def outputs(self, batch: Batch, max_batch: int | None, output: Output) -> Tensor:
+        """(num_samples, batch, ...)."""
+        size = rows(batch)
+        most = max(size, _DEFAULT_ROWS) if max_batch is None else max_batch
+        if self.point:  # all draws are one: one pass
+            with posterior_mean(self.model):
+                passes = [_one_pass(self.model, part, 1, output) for part in split(batch, most)]
+            return torch.cat(passes, 1).expand(self.num_samples, *[-1] * (passes[0].dim() - 1))
+        draws_a_pass = max(1, most // max(1, size)) if self.folds else 1
+        parts = list(split(batch, most))
+        found = []
+        counts = _draws_at_a_time(self.free, self.num_samples, self.antithetic)
+        for count, draws in zip(counts, self._draws() if self.kept is None else self.kept, strict=True):
             for first in range(0, count, draws_a_pass):
                 samples = min(draws_a_pass, count - first)
                 some = slice(first, first + samples)
                 chosen = [(weight[some], None if bias is None else bias[some]) for weight, bias in draws]
-                tell({layer: InUse(False, drawn) for layer, drawn in zip(free, chosen, strict=True)})
-                outputs.append(torch.cat([_one_pass(model, part, samples) for part in parts], 1))
-    return torch.cat(outputs)
+                tell({layer: InUse(False, drawn) for layer, drawn in zip(self.free, chosen, strict=True)})
+                passes = [_one_pass(self.model, part, samples, output) for part in parts]
+                found.append(torch.cat(passes, 1))
+        return torch.cat(found)
 
 
-def _one_pass(model: nn.Module, x: Tensor, samples: int) -> Tensor:
+def _hides_draws(module: nn.Module) -> bool:
+    """Whether a module may draw weights where its layers are not called, or hand rows to other modules: all the
+    samples of one pass would share a draw, or get another's."""
+    if isinstance(module, torch.fx.GraphModule):  # of torch.export, with no layer left in it
+        return not bayes_layers(module)
+    return isinstance(module, torch.jit.ScriptModule | nn.DataParallel)
+
+
+def _one_pass(model: nn.Module, batch: Batch, samples: int, output: Output) -> Tensor:
     """Every sample of the inputs in one pass, (samples, batch, ...)."""
-    folded = x if samples == 1 else x.expand(samples, *x.shape).flatten(0, 1)
-    output = model(folded)
-    if not isinstance(output, Tensor) or output.shape[:1] != folded.shape[:1]:
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"model: expected a tensor of {len(folded)} rows, one an input, found {found}")
-    return output.unflatten(0, (samples, len(x)))
+    size = rows(batch)
+    if samples > 1:
+        batch = map_tensors(lambda x: x.expand(samples, *x.shape).flatten(0, 1), batch)
+    found = pick(call(model, batch), output)
+    if found.shape[:1] != (samples * size,):
+        raise ValueError(
+            f"model: expected a tensor of {samples * size} rows, one an input, found {tuple(found.shape)}"
+        )
+    return found.unflatten(0, (samples, size))
 
 
 def _draws_at_a_time(layers: list[BayesLayer], num_samples: int, antithetic: bool) -> list[int]:
@@ -221,16 +240,3 @@ def _draws_at_a_time(layers: list[BayesLayer], num_samples: int, antithetic: boo
         most = max(2, most - most % 2)
     whole, rest = divmod(num_samples, most)
     return [most] * whole + [rest] * bool(rest)
-
-
-def _checked(x: Tensor, num_samples: int, max_batch: int | None, antithetic: bool) -> tuple[int, int]:
-    """Samples and rows in a pass, once the arguments are in order."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x: expected a tensor (batch, ...), found {type(x).__name__}")
-    if x.dim() == 0:
-        raise ValueError("x: expected shape (batch, ...), found a scalar")
-    num_samples = check_int("num_samples", num_samples)
-    most = None if max_batch is None else check_int("max_batch", max_batch)
-    if antithetic and num_samples % 2:
-        raise ValueError(f"num_samples: antithetic samples come in pairs, found {num_samples}")
-    return num_samples, max(len(x), _DEFAULT_ROWS) if most is None else most

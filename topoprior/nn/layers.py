@@ -223,6 +223,8 @@ class BayesConvTranspose2d(_BayesConvNd):
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """``output_size``: (H, W) wanted, where stride leaves a choice; also with leading (N, C)."""
+        if isinstance(input, torch.fx.Proxy):
+            return self._run(input, output_size=output_size)
         if output_size is None:
             return self._run(input, output_padding=self.output_padding)
         return self._run(input, output_padding=self._padding_for(input, output_size))

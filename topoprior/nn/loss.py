@@ -5,24 +5,33 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
+from topoprior.nn.advice import warn_no_bayesian_layer
 from topoprior.nn.base import BayesLayer
 from topoprior.priors.base import WeightPosterior
 from topoprior.utils.checks import check_int, check_module, check_number
+from topoprior.utils.tracing import values_known
 
 # --- the KL ----------------------------------------------------------------------------------
 
 
-def kl_divergence(model: nn.Module) -> Tensor:
+def kl_divergence(model: nn.Module, *_: Any) -> Tensor:
     """Sum over the Bayesian layers of KL(posterior || prior): a scalar, in nats, without sampling.
 
     The loss of variational inference is the mean negative log likelihood plus this over the number of
-    training examples: :func:`~topoprior.elbo_loss`. A model without Bayesian layers has KL 0. A layer, or a
-    posterior, that occurs several times counts once.
+    training examples: :func:`~topoprior.elbo_loss`. A layer, or a posterior, that occurs several times counts once.
+
+    Raises:
+        TypeError: ``model`` is no module: the KL of two distributions has other names, which the message gives.
+
+    Warns:
+        UserWarning: no Bayesian layer, so the KL is 0.
 
     Example:
         >>> import topoprior as tp
@@ -30,6 +39,15 @@ def kl_divergence(model: nn.Module) -> Tensor:
         >>> bool(kl_divergence(net) > 0)
         True
     """
+    if _ or isinstance(model, Distribution):
+        raise TypeError(
+            "model: expected one torch.nn.Module and nothing else; the KL of two distributions is "
+            "torch.distributions.kl_divergence(q, p), its bound from the covers topoprior.cover_kl(q, p)"
+        )
+    return _kl(model, 2)
+
+
+def _kl(model: nn.Module, stacklevel: int) -> Tensor:
     # Posteriors of one kind together: in small networks the number of operations is what costs.
     groups: dict[tuple, list[WeightPosterior]] = {}
     for _, posteriors in _posteriors(model):
@@ -38,8 +56,9 @@ def kl_divergence(model: nn.Module) -> Tensor:
             tensors = itertools.chain(posterior.parameters(), posterior.buffers())
             key = (type(posterior), next((t.device for t in tensors), None))
             groups.setdefault(key, []).append(posterior)
-    kls = [kind.sum_kl(group) for (kind, _), group in groups.items()]
-    return _sum(kls)
+    if not groups:
+        warn_no_bayesian_layer(model, "the KL is 0", stacklevel + 1)
+    return _sum([kind.sum_kl(group) for (kind, _), group in groups.items()])
 
 
 def kl_per_layer(model: nn.Module) -> dict[str, Tensor]:
@@ -100,8 +119,11 @@ def elbo_loss(
     Raises:
         TypeError: ``num_data`` is no int, ``target`` neither class indices of dtype int64 nor probabilities,
             ``model`` no module.
-        ValueError: shapes that do not fit, an empty batch, ``num_data`` below 1, a negative or infinite
-            ``temperature``.
+        ValueError: shapes that do not fit, an empty batch, a single logit, probabilities that are none, ``num_data``
+            below the size of the batch, a negative or infinite ``temperature``.
+
+    Warns:
+        UserWarning: no Bayesian layer in ``model``.
 
     Example:
         >>> import topoprior as tp
@@ -113,12 +135,19 @@ def elbo_loss(
     temperature = check_number("temperature", temperature)
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature: expected a finite number, at least 0, found {temperature}")
+    if num_data < len(logits):
+        raise ValueError(
+            f"num_data: expected the number of training examples, at least the {len(logits)} of this batch, "
+            f"found {num_data}; it is no number of batches"
+        )
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()  # a sum over a batch needs the digits
     if target.is_floating_point():
         target = target.to(logits.dtype)
     nll = F.cross_entropy(logits, target, reduction="sum") / len(logits)
-    return nll + temperature / num_data * kl_divergence(model).to(nll)
+    if temperature == 0:
+        return nll
+    return nll + temperature / num_data * _kl(model, 2).to(nll)
 
 
 def kl_warmup(step: int, num_steps: int, *, start: float = 0.0, schedule: str = "linear") -> float:
@@ -161,6 +190,12 @@ def _check_target(logits: Tensor, target: Tensor) -> None:
             raise TypeError(f"{name}: expected a tensor, found {type(given).__name__}")
     if logits.dim() < 2 or len(logits) < 1:
         raise ValueError(f"logits: expected shape (batch, classes, ...), found {tuple(logits.shape)}")
+    if logits.shape[1] == 1:
+        raise ValueError(
+            f"logits: expected 2 classes or more in dimension 1, found {tuple(logits.shape)}; the likelihood of one logit "
+            "is torch.nn.functional.binary_cross_entropy_with_logits(logits, target), to which "
+            "topoprior.kl_divergence(model) / num_data is added"
+        )
     soft = target.is_floating_point()
     if not soft and target.dtype not in (torch.int64, torch.uint8):  # what F.cross_entropy takes
         raise TypeError(
@@ -170,3 +205,11 @@ def _check_target(logits: Tensor, target: Tensor) -> None:
     if target.shape != expected:
         kind = "probabilities" if soft else "class indices"
         raise ValueError(f"target: expected {kind} {tuple(expected)}, found {tuple(target.shape)}")
+    if soft and values_known(target):
+        gap = (target.detach().sum(1, dtype=torch.float32) - 1).abs().amax()
+        if bool((gap > 1e-2) | (target.amin() < 0)):
+            raise ValueError(
+                f"target: expected probabilities, from 0 and with sums 1 over the classes, found {float(target.min()):.3g} to "
+                f"{float(target.max()):.3g} with sums up to {float(gap):.3g} off; for labels of which several hold, use "
+                "torch.nn.functional.binary_cross_entropy_with_logits and add topoprior.kl_divergence(model) / num_data"
+            )

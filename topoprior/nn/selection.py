@@ -87,6 +87,12 @@ def reasons_to_leave(model: nn.Module) -> dict[int, str]:
     return reasons
 
 
+def recurrent_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Names and layers that carry a state from step to step; they have no Bayesian counterpart."""
+    kinds = (nn.RNNBase, nn.RNNCellBase)
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
 def select(
     model: nn.Module, include: Selector | Iterable[Selector] | None, exclude: Selector | Iterable[Selector]
 ) -> set[int]:

@@ -73,9 +73,9 @@ def _checked(probabilities: Tensor) -> Tensor:
     if not isinstance(probabilities, Tensor) or not probabilities.is_floating_point():
         found = getattr(probabilities, "dtype", type(probabilities).__name__)
         raise TypeError(f"probabilities: expected a floating-point tensor, found {found}")
-    if probabilities.dim() < 3 or len(probabilities) < 1:
+    if probabilities.dim() < 3 or len(probabilities) < 1 or probabilities.shape[2] < 2:
         raise ValueError(
-            "probabilities: expected shape (num_samples, batch, classes, ...), found "
+            "probabilities: expected shape (num_samples, batch, classes, ...) of 2 classes or more, found "
             f"{tuple(probabilities.shape)}"
         )
     if probabilities.dtype in (torch.float16, torch.bfloat16):
