@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import topoprior as tp
+from topoprior.nn import latents
 
 
 def conv(prior="klein-3x3"):
@@ -43,6 +44,102 @@ def test_steps_of_latents_are_longer_by_the_factor(prior, kind):
     for name, usual in moved[0].items():
         ratio = torch.where(mask, 20.0, 1.0) if name == "0.weight_posterior.loc" else 1.0
         torch.testing.assert_close(moved[1][name], ratio * usual, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("prior", DECODED)
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.AdamW])
+def test_groups_give_latents_a_rate_of_their_own(prior, kind):
+    """Three steps beside those of a network whose rate is one: first at the usual rate, then at the latents'."""
+    net = conv(prior)
+    found = []
+    for groups in (
+        lambda net: tp.parameter_groups(net, 1e-3, latent_lr=2e-2),
+        lambda net: [{"params": net.parameters(), "lr": 1e-3}],
+        lambda net: [{"params": net.parameters(), "lr": 2e-2}],
+    ):
+        other = copy.deepcopy(net)
+        optimizer = kind(groups(other), weight_decay=0.0)
+        gradients(other)
+        optimizer.step()
+        found.append(dict(other.named_parameters()))
+    grouped, slow, fast = found
+    mask = net[0].weight_posterior.latent_mask()
+    for name, value in grouped.items():
+        expected = slow[name]
+        if name == "0.weight_posterior.loc":
+            expected = torch.where(mask, fast[name], slow[name])
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_groups_have_every_parameter_once_and_decay_what_is_no_posterior():
+    net = nn.Sequential(
+        tp.BayesConv2d(3, 8, 3), nn.BatchNorm2d(8), tp.BayesConv2d(8, 8, 3, prior="gaussian"), nn.Flatten(),
+        tp.BayesConv2d(8, 8, 3, posterior="delta"), nn.Linear(8, 2),
+    )  # fmt: skip
+    net.append(net[0])
+    for options in ({}, {"latent_lr": 0.1}):
+        groups = tp.parameter_groups(net, 1e-3, weight_decay=0.3, **options)
+        seen = [id(p) for group in groups for p in group["params"]]
+        assert sorted(seen) == sorted(map(id, net.parameters()))
+        decaying = [p for group in groups if group["weight_decay"] for p in group["params"]]
+        assert {id(p) for p in decaying} == {id(p) for i in (1, 5) for p in net[i].parameters()}
+        assert all(group["weight_decay"] in (0, 0.3) for group in groups)
+        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+        assert rates[id(net[0].weight_posterior.loc)] == options.get("latent_lr", 1e-3)
+        assert (
+            rates[id(net[0].weight_posterior.log_scale)] == rates[id(net[2].weight_posterior.loc)] == 1e-3
+        )
+
+
+def test_groups_under_schedulers_states_and_copies():
+    """A state of the optimizer, a copy of it and a pickle go on as it does, with the rates of a schedule."""
+    net = conv()
+
+    def make(net):
+        optimizer = torch.optim.AdamW(tp.parameter_groups(net, 1e-3, latent_lr=2e-2))
+        return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+
+    optimizer, schedule = make(net)
+    gradients(net)
+    optimizer.step()
+    schedule.step()
+    loaded = copy.deepcopy(net)
+    other = make(loaded)[0]
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    copies = [
+        (net, optimizer),
+        (loaded, other),
+        copy.deepcopy((net, optimizer)),
+        pickle.loads(pickle.dumps((net, optimizer))),
+    ]
+    for each, stepper in copies:
+        assert sorted({group["lr"] for group in stepper.param_groups}) == [5e-4, 1e-2]
+        each.zero_grad()
+        gradients(each)
+        stepper.step()
+    for each, _ in copies[1:]:
+        for a, b in zip(each.parameters(), net.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+    assert not latents._BEFORE
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0}, "lr: expected a positive"),
+        ({"lr": 1, "latent_lr": -1}, "latent_lr"),
+        ({"lr": 1, "weight_decay": -1}, "weight_decay"),
+    ],
+)
+def test_bad_rates_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        tp.parameter_groups(conv(), **options)
+
+
+def test_the_context_says_what_to_use():
+    with pytest.warns(DeprecationWarning, match="parameter_groups") as found, tp.faster_latents(conv(), 20):
+        pass
+    assert found[0].filename == __file__
 
 
 def test_only_inside_and_only_of_the_model():

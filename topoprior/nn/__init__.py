@@ -5,7 +5,7 @@ from topoprior.nn.contexts import frozen_sample, posterior_mean
 from topoprior.nn.convert import to_bayesian, to_deterministic
 from topoprior.nn.fixed_draws import FixedDraws, freeze_draws
 from topoprior.nn.inference import predict, sample_outputs
-from topoprior.nn.latents import compile_posteriors, faster_latents
+from topoprior.nn.latents import compile_posteriors, faster_latents, parameter_groups
 from topoprior.nn.layers import BayesConv1d, BayesConv2d, BayesConv3d, BayesConvTranspose2d, BayesLinear
 from topoprior.nn.loss import elbo_loss, kl_divergence, kl_per_layer, kl_warmup
 from topoprior.nn.selection import convertible_layers, layer_types
@@ -34,6 +34,7 @@ __all__ = [
     "kl_warmup",
     "layer_types",
     "mutual_information",
+    "parameter_groups",
     "posterior_mean",
     "predict",
     "predictive_entropy",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from topoprior.priors.buffers import KnownBuffers
 from topoprior.priors.coordinates import Coordinates
@@ -74,6 +74,10 @@ class WeightPosterior(KnownBuffers, ABC):
         no weight decay.
         """
         return None
+
+    def latent_parameters(self) -> Sequence[nn.Parameter]:
+        """Parameters that are latents throughout; those of :meth:`latent_mask` hold other numbers too."""
+        return ()
 
     def compile_(self, on: bool = True) -> bool:
         """Compile draws and KL from now on, or stop to; whether this posterior has anything to compile."""

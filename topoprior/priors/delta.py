@@ -59,6 +59,9 @@ class DeltaPosterior(WeightPosterior):
         """The coordinates, by the names of their parts."""
         return {name: getattr(self, name) for name in self.coordinates.parts}
 
+    def latent_parameters(self) -> Sequence[nn.Parameter]:
+        return [self.get_parameter(name) for name in self.coordinates.parts if name == "z"]
+
     def _set(self, parts: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for name, value in parts.items():
