@@ -69,9 +69,8 @@ from topoprior.spaces import (
     Torus,
 )
 from topoprior.topology import Identification, identify_covering
+from topoprior.utils.version import __version__ as __version__
 from topoprior.vae import CoveringVAE
-
-__version__ = "0.1.0"
 
 __all__ = [
     # folders

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from topoprior.kernels.klein import nearest_klein
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.flat.named import KleinBottle
+from topoprior.topology.homology import betti_numbers
 from topoprior.utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_SHOWN = 6000  # dots
 _COLOURS = ("tab:red", "tab:blue", "tab:green", "tab:orange")
 
 
@@ -196,6 +199,49 @@ def persistence_picture(diagrams: Mapping[int, list[np.ndarray]], *, titles: Map
         if any(len(d) for d in bars):
             axes.legend(loc="lower right", fontsize=8)
     return figure
+
+
+def draw_kernels(
+    folder: Path,
+    kernels: Tensor,
+    *,
+    latents: Tensor | None = None,
+    space: FlatManifold | None = None,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    diagrams: Mapping[int, list[np.ndarray]] | None = None,
+) -> list[str]:
+    """Draw kernels (N, k, k), mean-free and of contrast 1, into a folder; the names of the pictures.
+
+    With a ``space``, ``latents`` and ``decode`` of a prior over its fundamental domain, else over that of the Klein
+    bottle, each kernel at its nearest point; coloured by orientation, by ridge or edge, and by distance to the analytic
+    kernels. ``diagrams`` are those of :func:`~topoprior.kernels.kernel_homology`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    distance, points = nearest_klein(kernels)
+    theta1, theta2 = points[:, 0] * math.pi, points[:, 1] * 2 * math.pi
+    panels = {
+        r"orientation $\theta_1$ of the nearest Klein kernel": theta1.remainder(math.pi),
+        r"ridge ($\pm$1) or edge (0): $\cos\theta_2$": theta2.cos(),
+        "distance to it": distance,
+    }
+    cyclic = list(panels)[:1]
+    if decode is not None and space is not None and latents is not None:
+        grid = kernel_grid(decode, space, title=f"kernels over {space!r}")
+        where, title = latents, "latents of the prior"
+    else:
+        grid = kernel_map(kernels, points, title="means of the kernels nearest to each point")
+        where, space, title = points, KleinBottle(), "the nearest points of the Klein bottle"
+    chosen = torch.randperm(len(where))[:_SHOWN]
+    shown = {name: values[chosen] for name, values in panels.items()}
+    scatter = latent_scatter(where[chosen], shown, space, cyclic=cyclic, title=title)
+    pictures = {"kernels.png": grid, "latents.png": scatter}
+    if diagrams is not None:
+        betti = {field: betti_numbers(list(bars)) for field, bars in diagrams.items()}
+        titles = {field: f"over Z/{field}: Betti numbers {numbers}" for field, numbers in betti.items()}
+        pictures["persistence.png"] = persistence_picture(diagrams, titles=titles)
+    for name, figure in pictures.items():
+        save(figure, folder / name)
+    return list(pictures)
 
 
 def save(figure: Figure, path: Path | str) -> None:

@@ -2,7 +2,7 @@
 
     python -m experiments.natural_patches.run --patches natural-patches-3x3-dct.mat
 
-Runs `topoprior inspect` on the patches under five filters, and asks how near the kernels of three shipped priors
+Describes the patches under five filters, as `topoprior inspect` does, and asks how near the kernels of three shipped priors
 come to the densest 30%. Writes report.md, results.json and the pictures of every filter. A core and a minute and a half.
 """
 
@@ -14,24 +14,51 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 import topoprior as tp
 from experiments.common.document import markdown_table
-from topoprior.__main__ import main as topoprior
 from topoprior.kernels.contrast import dct_coordinates
+from topoprior.kernels.describe import describe_homology, describe_kernels, kernel_homology, unit_kernels
+from topoprior.kernels.klein import nearest_klein
 from topoprior.kernels.patches import densest, read_patches
-from topoprior.utils.files import write_atomically
+from topoprior.utils.files import check_writable, write_atomically
 
-# Folder of a filter's pictures: options of `topoprior inspect`.
+
+class Filter(NamedTuple):
+    """Which patches to look at, and the highest degree of homology to compute of them; 0: none."""
+
+    neighbour: int | None = None
+    densest: float | None = None
+    near_klein: float | None = None
+    max_dim: int = 0
+
+    def __str__(self) -> str:
+        """The options of `topoprior inspect` that say the same."""
+        given = {
+            "--neighbour": self.neighbour,
+            "--densest": self.densest,
+            "--near-klein": self.near_klein,
+        }
+        return " ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        if self.neighbour is not None and self.densest is not None:
+            patches = patches[densest(dct_coordinates(patches), self.neighbour, self.densest)]
+        if self.near_klein is not None:
+            patches = patches[nearest_klein(patches)[0] <= self.near_klein]
+        return patches
+
+
 FILTERS = {
-    "all": "",
-    "primary-circle": "--neighbour 300 --densest 0.1 --homology --max-dim 1",
-    "three-circles": "--neighbour 15 --densest 0.1 --homology --max-dim 1",
-    "densest-30": "--neighbour 15 --densest 0.3 --homology --max-dim 1",
-    "near-klein": "--near-klein 0.25 --homology --max-dim 2",
+    "all": Filter(),
+    "primary-circle": Filter(300, 0.1, max_dim=1),
+    "three-circles": Filter(15, 0.1, max_dim=1),
+    "densest-30": Filter(15, 0.3, max_dim=1),
+    "near-klein": Filter(near_klein=0.25, max_dim=2),
 }
 PRIORS = ("klein-natural-3x3", "klein-3x3", "torus-3x3")
 _NEIGHBOUR, _FRACTION, _NEAREST = 15, 0.3, 1500
@@ -49,20 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     began = time.process_time()
+    try:
+        check_writable(args.output, "--output")
+        patches = read_patches(args.patches)
+    except (ValueError, ImportError) as error:
+        print(f"natural patches: {error}", file=sys.stderr)
+        return 2
     readings = {}
-    for name, options in FILTERS.items():
-        folder = args.output / name
-        given = [*options.split(), "--points", str(args.points), "--seed", str(args.seed)]
-        if topoprior(["inspect", str(args.patches), *given, "--output", str(folder)]):
-            return 2
-        readings[name] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    for name, chosen in FILTERS.items():
+        torch.manual_seed(args.seed)
+        readings[name] = reading(chosen(patches), chosen.max_dim, args.points, args.output / name)
     results = {
         "file": args.patches.name,
         "seed": args.seed,
         "points": args.points,
         "torch": torch.__version__,
         "filters": readings,
-        "left over": nearest_kernels(args.patches, args.seed),
+        "left over": nearest_kernels(patches, args.seed),
         "seconds": time.process_time() - began,
     }
     write_atomically(args.output / "results.json", (json.dumps(results, indent=1) + "\n").encode())
@@ -72,9 +102,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def nearest_kernels(path: Path, seed: int) -> dict[str, float]:
+def reading(patches: Tensor, max_dim: int, points: int, folder: Path) -> dict[str, Any]:
+    """What the patches look like, in numbers, and pictures of it in ``folder``."""
+    record, diagrams = describe_kernels(patches), None
+    units = unit_kernels(patches)[0]
+    if max_dim:
+        diagrams = kernel_homology(dct_coordinates(units), points=points, max_dim=max_dim)
+        record["homology"] = describe_homology(diagrams, points)
+    tp.plots.draw_kernels(folder, units, diagrams=diagrams)
+    return record
+
+
+def nearest_kernels(patches: Tensor, seed: int) -> dict[str, float]:
     """What the nearest kernels of every prior leave over, |w - best| / |w|, of some of the densest patches."""
-    patches = read_patches(path)
     chosen = patches[densest(dct_coordinates(patches), _NEIGHBOUR, _FRACTION)]
     rows = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))[:_NEAREST]
     kernels = chosen[rows].double()
@@ -97,16 +137,16 @@ def report(results: Mapping[str, Any], folder: Path) -> str:
     ]
     head = ["options", "patches", "energy in the subspace", "distance, median", "of noise"]
     rows = [[*head, "Betti numbers Z/2", "Z/3", "reading"]]
-    for name, reading in results["filters"].items():
-        shown = FILTERS[name].split(" --homology")[0]
-        homology = reading.get("homology")
+    for name, found in results["filters"].items():
+        shown = str(FILTERS[name])
+        homology = found.get("homology")
         betti = [str(tuple(homology["betti"][f])) for f in ("Z/2", "Z/3")] if homology else ["", ""]
         row = [
             f"`{shown}`" if shown else "none",
-            f"{reading['kernels']:,}",
-            f"{reading['klein_energy']:.1%}",
-            f"{reading['klein_distance']['median']:.3f}",
-            f"{reading['klein_distance_of_noise']['median']:.3f}",
+            f"{found['kernels']:,}",
+            f"{found['klein_energy']:.1%}",
+            f"{found['klein_distance']['median']:.3f}",
+            f"{found['klein_distance_of_noise']['median']:.3f}",
             *betti,
             homology["reading"] if homology else "",
         ]

@@ -181,8 +181,10 @@ def test_train_prior_takes_kernels_of_ones_own(tmp_path):
     kernels = klein_kernels(uniform(600), 5).unsqueeze(1).numpy()
     numpy.save(tmp_path / "kernels.npy", kernels)
     arguments = [
-        "--kernels",
+        "kernels",
         str(tmp_path / "kernels.npy"),
+        "--output",
+        str(tmp_path / "out"),
         "--covering",
         "torus",
         "--epochs",
@@ -193,7 +195,7 @@ def test_train_prior_takes_kernels_of_ones_own(tmp_path):
         "8",
         "--no-progress",
     ]
-    assert main(["train-prior", "--output", str(tmp_path / "out"), *arguments]) == 0
+    assert main(["train-prior", *arguments]) == 0
     assert tp.DecoderPrior.from_pretrained(tmp_path / "out").kernel_size == (5, 5)
 
 
@@ -202,7 +204,7 @@ def test_train_prior_takes_kernels_of_ones_own(tmp_path):
     [
         ["inspect", "no-such-prior"],
         ["export", "no-such-prior", "--output", "x"],
-        ["train-prior", "--output", "x", "--kernels", "no-such-file.npy"],
+        ["train-prior", "kernels", "no-such-file.npy", "--output", "x"],
         ["train-prior", "--output", "x", "--size", "1"],
         ["train-prior", "--output", "file/x"],
     ],

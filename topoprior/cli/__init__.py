@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from topoprior.cli import explore, inspect, train
-from topoprior.utils.files import check_writable
+from topoprior.cli import explore, export, inspect, train
+from topoprior.cli.options import Parser, renamed
+from topoprior.utils.version import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status. Errors of use are one line on stderr and status 2."""
-    args = _parser().parse_args(argv)
+    """Run the command line; the exit status. Errors are one line on stderr and status 2."""
+    names: Sequence[str] = ()
     try:
+        args = _parser().parse_args(train.with_source(sys.argv[1:] if argv is None else argv))
+        names = list(vars(args))
         args.run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"topoprior: {' '.join(str(error).split())}", file=sys.stderr)
+    except SystemExit as over:  # of the parser, which has said why
+        return over.code if isinstance(over.code, int) else 0
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        print(f"topoprior: {renamed(error, names) or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("topoprior: interrupted", file=sys.stderr)
@@ -25,26 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="topoprior", description="Topological weight priors.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train.add_parser(commands)
-    export = commands.add_parser("export", help="copy a shipped or saved prior to a folder")
-    export.add_argument("prior", help="name of a shipped prior, or a folder")
-    export.add_argument("--output", type=Path, required=True, help="folder to write")
-    export.set_defaults(run=_export)
-    inspect.add_parser(commands)
-    explore.add_parser(commands)
+def _parser() -> Parser:
+    parser = Parser(prog="topoprior", description="Topological weight priors.")
+    parser.add_argument("--version", action="version", version=f"topoprior {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    for command in (train, inspect, explore, export):
+        command.add_parser(commands)
     return parser
-
-
-def _export(args: argparse.Namespace) -> None:
-    from topoprior.priors.registry import get_prior
-
-    prior = get_prior(args.prior)
-    save = getattr(prior, "save_pretrained", None)
-    if save is None:
-        raise ValueError(f"prior: {args.prior!r} has no numbers to save: it is made by its name alone")
-    check_writable(args.output, "--output")
-    save(args.output)
-    print(f"{args.output}: config.json, model.safetensors")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from topoprior.cli.options import add_common, say
 from topoprior.kernels.networks import SUFFIXES, harvest_kernels, read_weights
 from topoprior.priors.base import WeightPrior
 from topoprior.priors.registry import get_prior, prior_names
@@ -38,7 +39,6 @@ def add_parser(commands: Any) -> None:
         "explore",
         help="write a page on which a prior's space is walked over",
         description="Write one static page: drag over the space and see its kernels; a network's kernels as points on it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     explore.add_argument(
         "subject",
@@ -51,6 +51,7 @@ def add_parser(commands: Any) -> None:
         "--prior", default="klein-3x3", help="prior on whose space a network's kernels are shown"
     )
     explore.add_argument("--output", type=Path, required=True, help="page to write, .html")
+    add_common(explore, seed=False)
     explore.set_defaults(run=run)
 
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     page = make_page(name, prior, network)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(args.output, page)
-    print(f"{args.output}: {len(page) / 1000:.0f} kB, open it in a browser")
+    say(args, f"{args.output}: {len(page) / 1000:.0f} kB, open it in a browser")
 
 
 def make_page(name: str, prior: WeightPrior, network: dict[str, Any] | None = None) -> bytes:

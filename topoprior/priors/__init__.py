@@ -10,6 +10,7 @@ from topoprior.priors.decoded import (
     FixedKernels,
     FixedKernelsPosterior,
     pretrained_names,
+    train_prior,
 )
 from topoprior.priors.delta import DeltaPosterior
 from topoprior.priors.empirical_bayes import BoundedScale
@@ -67,4 +68,5 @@ __all__ = [
     "priors_serving",
     "register_format",
     "register_prior",
+    "train_prior",
 ]

@@ -3,6 +3,7 @@
 from topoprior.priors.decoded.fixed import FixedKernels, FixedKernelsPosterior
 from topoprior.priors.decoded.posterior import DecoderPosterior, EuclideanDecoderPosterior
 from topoprior.priors.decoded.prior import DecoderPrior, EuclideanDecoderPrior, pretrained_names
+from topoprior.priors.decoded.training import train_prior
 
 __all__ = [
     "DecoderPosterior",
@@ -12,4 +13,5 @@ __all__ = [
     "FixedKernels",
     "FixedKernelsPosterior",
     "pretrained_names",
+    "train_prior",
 ]
