@@ -14,6 +14,7 @@ from topoprior.vae.run import Run
 QUICK = ["--epochs", "2", "--no-progress", "--device", "cpu"]
 SIMPLE = ["--harmonics", "8", "--tolerance", "0.1"]
 FEW = ["--num", "300", *SIMPLE]
+PLANE = ["--num", "100", "--covering", "euclidean"]  # neither a warm start nor harmonics
 
 
 def trained(tmp_path, *arguments):
@@ -202,7 +203,7 @@ def test_a_prior_that_is_there_is_replaced_on_demand_alone(tmp_path, capsys):
 
 
 def test_quiet_says_nothing(tmp_path, capsys):
-    for command in (["train-prior", *FEW, *QUICK[:2]], ["export", "circle-3x3"]):
+    for command in (["train-prior", *PLANE, *QUICK[:2]], ["export", "circle-3x3"]):
         assert main([*command, "--output", str(tmp_path / command[0]), "--quiet"]) == 0
     assert main(["inspect", "circle-3x3", "--quiet"]) == 0
     found = capsys.readouterr()
@@ -211,7 +212,7 @@ def test_quiet_says_nothing(tmp_path, capsys):
 
 def test_progress_is_over_the_whole_job(tmp_path, capsys):
     """Of two restarts, from 0 to 100%, never back."""
-    command = ["--output", str(tmp_path / "out"), *FEW, "--epochs", "2", "--restarts", "2"]
+    command = ["--output", str(tmp_path / "out"), *PLANE, "--epochs", "2", "--restarts", "2"]
     assert main(["train-prior", *command]) == 0
     shares = [int(found) for found in re.findall(r"(\d+)%\|", capsys.readouterr().err)]
     assert shares == sorted(shares)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from topoprior.cli import explore, export, inspect, train
 from topoprior.cli.options import Parser, renamed
@@ -16,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser().parse_args(train.with_source(sys.argv[1:] if argv is None else argv))
         names = list(vars(args))
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warned
+            args.run(args)
     except SystemExit as over:  # of the parser, which has said why
         return over.code if isinstance(over.code, int) else 0
     except (ValueError, OSError, ImportError, MemoryError) as error:
@@ -26,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("topoprior: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _warned(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning is a line, as an error is."""
+    print(f"topoprior: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _parser() -> Parser:

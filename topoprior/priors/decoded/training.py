@@ -234,4 +234,5 @@ def _of_trials(trials: list[tuple[CoveringVAE, History]], chosen: History) -> di
     return {
         "validation_negative_elbo_of_restarts": [min(h.validation) for _, h in trials if h.validation],
         "warm_start_residual": chosen.residual,
+        "objections": chosen.objections,  # to the homotopy class of the encoder; "" if it is certified
     }
