@@ -131,7 +131,7 @@ def damage(folder, how):
     elif how == "wrong shape":
         config.write_text(json.dumps({**data, "kernel_size": [5, 5]}))
     elif how == "missing key":
-        del data["columns"]
+        del data["harmonics"]
         config.write_text(json.dumps(data))
 
 

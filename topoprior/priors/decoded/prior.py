@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from topoprior.priors.base import HE_GAIN, Shape, WeightPrior
 from topoprior.priors.coordinates import Coordinates
 from topoprior.priors.decoded.coordinates import DecodedCoordinates, EuclideanCoordinates
+from topoprior.priors.decoded.described import describe, find
 from topoprior.priors.decoded.distill import fewest_harmonics
 from topoprior.priors.decoded.network import FrozenMLP, hermite_grid
 from topoprior.priors.decoded.posterior import DecoderPosterior, EuclideanDecoderPosterior
@@ -231,7 +232,7 @@ class DecoderPrior(OnHub, WeightPrior):
             "format": FORMAT,
             "covering": covering_to_config(self.covering),
             "kernel_size": list(self.kernel_size),
-            "columns": self.harmonics.columns,
+            "harmonics": describe(self.harmonics),
             **{option: getattr(self, option) for option in _OPTIONS},
         }
         checkpoints.save(folder, config, {"coefficients": self.coefficients})
@@ -261,18 +262,25 @@ class DecoderPrior(OnHub, WeightPrior):
         where = folder / checkpoints.CONFIG
         try:
             space = covering_from_config(config["covering"])
-            columns = [int(c) for c in config["columns"]]
-            harmonics = Harmonics(space, max(columns) + 1).select(columns)
+            if "harmonics" in config:
+                harmonics, signs = find(space, config["harmonics"])
+            else:  # from before they were written out: their numbers in the library's order
+                columns = [int(c) for c in config["columns"]]
+                harmonics, signs = (
+                    Harmonics(space, max(columns) + 1).select(columns),
+                    torch.ones(len(columns)),
+                )
             given = {key: config[key] for key in _OPTIONS if key in config}
             if set(tensors) != {"coefficients"}:
                 raise ValueError(f"expected one tensor, 'coefficients', found {sorted(tensors)}")
-            saved = cls(harmonics, tensors["coefficients"], config["kernel_size"], **given)
+            coefficients = tensors["coefficients"] * signs.to(tensors["coefficients"])[:, None]
+            saved = cls(harmonics, coefficients, config["kernel_size"], **given)
         except CheckpointError:
             raise
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: does not describe a decoder prior ({error!r})") from None
         if options:  # apart from the above: what is wrong with them is no fault of the file
-            saved = cls(harmonics, tensors["coefficients"], config["kernel_size"], **{**given, **options})
+            saved = cls(harmonics, coefficients, config["kernel_size"], **{**given, **options})
         saved.name = str(name_or_folder)
         return saved
 
