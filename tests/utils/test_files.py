@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 import safetensors
@@ -215,3 +216,16 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_folder_is_tried_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    files.check_writable(tmp_path / "new" / "one", "--output")
+    files.check_writable(tmp_path, "--output")
+    assert os.listdir(tmp_path) == ["file"]
+    refused = [tmp_path / "file", tmp_path / "file" / "x", tmp_path / ("x" * 300)]
+    refused += [Path("/proc/x")] if Path("/proc/self").exists() else []  # where root may write, but cannot
+    for folder in refused:
+        with pytest.raises(ValueError, match="^--output: .*cannot (be written|write) to") as error:
+            files.check_writable(folder, "--output")
+        assert "\n" not in str(error.value)

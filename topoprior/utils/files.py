@@ -94,8 +94,14 @@ def check_writable(folder: Path, name: str) -> None:
         existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
         raise ValueError(f"{name}: {folder} cannot be written to ({_reason(error)})") from None
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"{name}: cannot write to {existing}; choose another folder")
+    try:
+        with tempfile.TemporaryFile(
+            dir=existing
+        ):  # permissions say little: of root, of a file system of the kernel
+            return
+    except OSError as error:
+        why = f"{name}: cannot write to {existing} ({_reason(error)}); choose another folder"
+    raise ValueError(why)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
