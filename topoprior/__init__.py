@@ -32,6 +32,7 @@ from topoprior.nn import (
     summary,
     to_bayesian,
     to_deterministic,
+    update_bn,
 )
 from topoprior.priors import (
     CorrelatedGaussian,
@@ -152,6 +153,7 @@ __all__ = [
     "summary",
     "to_bayesian",
     "to_deterministic",
+    "update_bn",
     # inference
     "log_joint",
     "log_prior",

@@ -1,6 +1,7 @@
 """Bayesian layers and functions of whole networks."""
 
 from topoprior.nn.base import BayesLayer
+from topoprior.nn.batch_norm import update_bn
 from topoprior.nn.contexts import frozen_sample, posterior_mean
 from topoprior.nn.convert import to_bayesian, to_deterministic
 from topoprior.nn.fixed_draws import FixedDraws, freeze_draws
@@ -42,4 +43,5 @@ __all__ = [
     "summary",
     "to_bayesian",
     "to_deterministic",
+    "update_bn",
 ]

@@ -187,6 +187,17 @@ class BayesLayer(nn.Module):
             [self._compute(x, w, b, **options) for x, w, b in zip(parts, weight, biases, strict=True)]
         )
 
+    def describe_prior(self) -> str:
+        """The prior's name, and what it has besides."""
+        options = ["residual"] if getattr(self.prior, "residual_fraction", 0) else []
+        options += ["empirical Bayes"] if getattr(self.prior, "empirical_bayes", False) else []
+        return f"{self.prior_name} ({', '.join(options)})" if options else self.prior_name
+
+    def __repr__(self) -> str:
+        """One line, as torch.nn's layers have; what is inside shows in ``layer.weight_posterior``."""
+        point = ", posterior='delta'" if self.is_point else ""
+        return f"{type(self).__name__}({self.extra_repr()}, prior={self.describe_prior()!r}{point})"
+
     def _apply(self, fn: Any, recurse: bool = True) -> BayesLayer:
         # Asked of one number first, so that a refusal changes nothing.
         parameter = next(self.parameters(), None)

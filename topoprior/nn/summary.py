@@ -12,7 +12,10 @@ from torch import nn
 from topoprior.nn.base import BayesLayer
 from topoprior.nn.loss import kl_per_layer
 from topoprior.nn.selection import convertible_layers, reasons_to_leave
-from topoprior.utils.checks import check_module
+from topoprior.utils.checks import check_int, check_module
+
+_NOTHING = 0.01  # nats a weight: a normal 10% of a std away from its prior has .005
+_FAR = 10.0
 
 
 @dataclass(frozen=True)
@@ -30,18 +33,25 @@ class LayerSummary:
     residual: float | None
     note: str
 
+    @property
+    def at_prior(self) -> bool:
+        """Whether the posterior is the prior nearly: less than .01 nats a weight."""
+        return self.kl is not None and self.kl < _NOTHING * math.prod(self.shape)
+
 
 @dataclass(frozen=True)
 class ModelSummary:
     """What :func:`summary` returns: ``rows``, totals, and a table as text.
 
     ``parameters`` counts all of the model, ``deterministic_parameters`` all of the same model with
-    torch.nn layers; ``kl`` is in nats.
+    torch.nn layers; ``kl`` is in nats. ``num_data`` and ``num_classes`` are those that :func:`summary` was given.
     """
 
     rows: list[LayerSummary]
     parameters: int
     deterministic_parameters: int
+    num_data: int | None = None
+    num_classes: int | None = None
 
     @property
     def kl(self) -> float:
@@ -58,6 +68,36 @@ class ModelSummary:
         """Parameters over those of the deterministic model."""
         return self.parameters / max(1, self.deterministic_parameters)
 
+    @property
+    def kl_per_example(self) -> float | None:
+        """KL / N in nats: what an example pays for the weights' having left their prior."""
+        return None if self.num_data is None else self.kl / self.num_data
+
+    def verdict(self) -> str:
+        """What KL / N says, "" without ``num_data``.
+
+        The prior as posterior costs an example at most ln C by a constant prediction of C classes. So a
+        posterior that is better than its prior has KL / N at most ln C; far above it, training was stopped early and
+        the stds are a noise level that was set by the start.
+        """
+        cost = self.kl_per_example
+        if cost is None or not any(row.kl is not None for row in self.rows):
+            return ""
+        lines = [f"KL / N: {cost:,.3g} nats an example"]
+        if self.num_classes is not None:
+            bound = math.log(self.num_classes)
+            lines[0] += f", ln {self.num_classes} = {bound:.3g}: "
+            if cost <= bound:
+                lines[0] += "low enough for a posterior"
+            elif cost <= _FAR * bound:
+                lines[0] += "a posterior better than its prior has less; train on"
+            else:
+                lines[0] += "far from a posterior: not converged, stds are those of the start"
+        fallen = [row.name for row in self.rows if row.at_prior]
+        if fallen:
+            lines.append(f"fallen back to the prior: {', '.join(fallen)}")
+        return "\n".join(lines)
+
     def __str__(self) -> str:
         columns = ("layer", "type", "weight", "prior", "parameters", "KL / nats", "residual", "note")
         kinds = {row.kl_kind for row in self.rows if row.kl_kind is not None}
@@ -73,19 +113,28 @@ class ModelSummary:
                 f"parameters: {self.parameters:,}, {self.parameter_ratio:.2f} times the deterministic "
                 f"{self.deterministic_parameters:,}",
                 f"KL: {self.kl:,.1f} nats ({self.kl_kind})",
+                *self.verdict().splitlines(),
             ]
         )
 
 
-def summary(model: nn.Module) -> ModelSummary:
+def summary(
+    model: nn.Module, num_data: int | None = None, *, num_classes: int | None = None
+) -> ModelSummary:
     """The Bayesian layers of a model, and the convolutions and linear layers that are not Bayesian.
 
     ``print`` it for a table; ``rows`` has the numbers. ``prior`` is the name that a layer was given, or that of the
     checkpoint or the class of a prior that is an object, and whether it has a residual or learns its scales. ``residual`` says how much of a pretrained weight
     the prior cannot represent, |w - mean| / |w|.
 
+    Args:
+        num_data: N, training examples: with it the table says what KL / N means (:meth:`ModelSummary.verdict`), and
+            which layers have fallen back to their prior.
+        num_classes: C; with it KL / N is compared with ln C.
+
     Raises:
-        TypeError: ``model`` is no module.
+        TypeError: ``model`` is no module, ``num_data`` or ``num_classes`` no int.
+        ValueError: ``num_data`` below 1, ``num_classes`` below 2.
 
     Example:
         >>> import topoprior as tp
@@ -96,6 +145,8 @@ def summary(model: nn.Module) -> ModelSummary:
         0.93
     """
     check_module(model)
+    num_data = None if num_data is None else check_int("num_data", num_data)
+    num_classes = None if num_classes is None else check_int("num_classes", num_classes, 2)
     plain, reasons = dict(convertible_layers(model)), reasons_to_leave(model)
     rows = []
     with torch.no_grad():
@@ -107,7 +158,7 @@ def summary(model: nn.Module) -> ModelSummary:
             rows.append(_deterministic(name, module, reasons.get(id(module), "")))
     total = _count(model)
     extra = sum(row.parameters - row.deterministic_parameters for row in rows)
-    return ModelSummary(rows, total, total - extra)
+    return ModelSummary(rows, total, total - extra, num_data, num_classes)
 
 
 def _bayesian(name: str, layer: BayesLayer, kl: float) -> LayerSummary:
@@ -117,7 +168,7 @@ def _bayesian(name: str, layer: BayesLayer, kl: float) -> LayerSummary:
         name,
         type(layer).__name__,
         tuple(posterior.shape),
-        _prior(layer),
+        layer.describe_prior(),
         _count(layer),
         plain,
         kl,
@@ -125,13 +176,6 @@ def _bayesian(name: str, layer: BayesLayer, kl: float) -> LayerSummary:
         layer.projection_residual,
         layer.note,
     )
-
-
-def _prior(layer: BayesLayer) -> str:
-    """The prior's name, and what it has besides."""
-    options = ["residual"] if getattr(layer.prior, "residual_fraction", 0) else []
-    options += ["empirical Bayes"] if getattr(layer.prior, "empirical_bayes", False) else []
-    return f"{layer.prior_name} ({', '.join(options)})" if options else layer.prior_name
 
 
 def _deterministic(name: str, layer: Any, reason: str) -> LayerSummary:
