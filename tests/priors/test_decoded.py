@@ -55,8 +55,8 @@ def test_slopes_of_waves_are_autograds(decoder):
         values, by_product = waves.values_and_slopes(x.T)
     torch.testing.assert_close(found, value.detach())
     torch.testing.assert_close(torch.stack(slopes, -1), expected)
-    torch.testing.assert_close((values * weights.T).sum(-1), value.detach())
-    torch.testing.assert_close(torch.stack([(s * weights.T).sum(-1) for s in by_product], -1), expected)
+    torch.testing.assert_close((values * weights).sum(0), value.detach())
+    torch.testing.assert_close((by_product * weights).sum(1).T, expected)
 
 
 def test_decay_of_waves_is_the_harmonics_mean(decoder):

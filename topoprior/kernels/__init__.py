@@ -15,7 +15,7 @@ from topoprior.kernels.klein import (
     nearest_klein,
     sample_klein_kernels,
 )
-from topoprior.kernels.nearest import nearest_kernels, nearest_latents
+from topoprior.kernels.nearest import nearest_kernels
 from topoprior.kernels.networks import Harvest, harvest_kernels, read_weights
 from topoprior.kernels.patches import (
     densest,
@@ -47,7 +47,6 @@ __all__ = [
     "klein_subspace",
     "nearest_kernels",
     "nearest_klein",
-    "nearest_latents",
     "normalized_patches",
     "read_image",
     "read_npy",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from topoprior.kernels.contrast import dct_basis, dct_coordinates
-from topoprior.kernels.nearest import nearest_kernels
+from topoprior.kernels.nearest import amplitudes, nearest_kernels
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.named import KleinBottle
 from topoprior.spaces.flat.waves import ProductWaves
@@ -139,12 +139,11 @@ def nearest_klein(kernels: Tensor, metric: str = "contrast") -> tuple[Tensor, Te
     coefficients = harmonics(grid).T @ family / len(grid)  # the trapezoid rule is exact here
     used = (coefficients.norm(dim=1) > 1e-9).nonzero().flatten().tolist()
     waves = ProductWaves(harmonics.select(used), coefficients[used])
-    matrix = torch.cat([waves.matrix, torch.zeros_like(waves.matrix[:1])])
-    narrow = torch.full((2, len(unit)), math.log(1e-6), dtype=torch.float64)
-    found = nearest_kernels(waves, matrix, narrow, unit)
-    points = found[:, :2]
+    points = nearest_kernels(waves, unit, offset=False)
+    family = kernel_coordinates(klein_kernels(points, kernels.shape[-1]), metric)
+    alpha = amplitudes(unit, family, offset=False)[:, :1]
     # alpha < 0 stands for the negative kernel, half a turn of theta2 away.
-    points = points + (found[:, 2:3] < 0) * points.new_tensor([0.0, 0.5])
+    points = points + (alpha < 0) * points.new_tensor([0.0, 0.5])
     decoded = kernel_coordinates(klein_kernels(points, kernels.shape[-1]), metric)
     decoded = decoded / decoded.norm(dim=-1, keepdim=True)
     return (unit - decoded).norm(dim=-1).to(kernels), KleinBottle().project(points).to(kernels)

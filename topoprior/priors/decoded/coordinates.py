@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topoprior.kernels.nearest import nearest_kernels, nearest_latents
+from topoprior.kernels.nearest import amplitudes, nearest_kernels
 from topoprior.priors.coordinates import Coordinates, Part, Shape, Uniform
+from topoprior.utils.precision import at_least_float32
 
 
 def check_fixed_scales(prior: Any) -> None:
@@ -67,12 +68,16 @@ class DecodedCoordinates(Coordinates):
     @torch.no_grad()
     def invert(self, weight: Tensor) -> dict[str, Tensor]:
         """Least squares over z, alpha and beta; what is left over goes to the residual."""
-        kernels = weight.detach().to(self.matrix).flatten(2).flatten(0, 1)
-        dim = len(self.waves.periods)
-        sharp = torch.full((dim, len(kernels)), -math.inf).to(kernels)  # log std of latents
-        found = nearest_kernels(self.waves, self.matrix, sharp, kernels).unflatten(0, self.shape[:2])
-        *_, alpha, beta = found.unbind(-1)
-        x = {"z": found[..., :dim], "alpha": alpha, "beta": beta}
+        kernels = at_least_float32(weight.detach().to(self.matrix)).flatten(2).flatten(0, 1)
+        alpha_scale, beta_scale, _ = self._scales
+        z = nearest_kernels(self.waves, kernels, offset=beta_scale > 0, progress=True)
+        decoded = torch.stack(self.waves.rows(z.T), -1) @ self.waves.matrix.to(z)
+        found = amplitudes(kernels, decoded, offset=beta_scale > 0)
+        alpha, beta = (
+            (found / found.new_tensor([alpha_scale, beta_scale or 1.0])).to(self.matrix).unbind(-1)
+        )
+        x = {"z": z.to(self.matrix), "alpha": alpha, "beta": beta}
+        x = {name: part.unflatten(0, self.shape[:2]) for name, part in x.items()}
         if "residual" in self.parts:
             x["residual"] = (weight.to(self.matrix) - self.weight(x)) / self.scales[2]
         return x
@@ -108,15 +113,12 @@ class EuclideanCoordinates(Coordinates):
 
     @torch.no_grad()
     def invert(self, weight: Tensor) -> dict[str, Tensor]:
-        decoder = copy.deepcopy(self.prior.decoder).to(weight.device)
-        kernels = weight.detach().float().flatten(2).flatten(0, 1)
-        z, amplitudes = nearest_latents(
-            decoder, kernels, self.prior.dim, offset=self.prior.mean_fraction > 0
-        )
+        kernels, offset = weight.detach().float().flatten(2).flatten(0, 1), self.prior.mean_fraction > 0
+        z = nearest_kernels(self.prior.decoder, kernels, offset=offset, progress=True)
+        decoder = copy.deepcopy(self.prior.decoder).to(kernels)
+        found = amplitudes(kernels, decoder(z), offset=offset)
         scales = self.scales.float()
-        alpha, beta = (
-            (amplitudes / torch.where(scales > 0, scales, 1.0)).unflatten(0, self.shape[:2]).unbind(-1)
-        )
+        alpha, beta = (found / torch.where(scales > 0, scales, 1.0)).unflatten(0, self.shape[:2]).unbind(-1)
         return {"z": z.unflatten(0, self.shape[:2]), "alpha": alpha, "beta": beta}
 
 

@@ -107,8 +107,8 @@ def _fit(harmonics: Harmonics, latents: Tensor, targets: Tensor) -> tuple[Tensor
             coefficients = torch.linalg.lstsq(harmonics(latents), targets).solution
             waves = ProductWaves(harmonics, coefficients)
             values, slopes = waves.values_and_slopes(latents.T)
-            residual = values @ waves.matrix - targets
-            jacobian = torch.stack([slope @ waves.matrix for slope in slopes], -1)
+            residual = values.T @ waves.matrix - targets
+            jacobian = torch.stack([slope.T @ waves.matrix for slope in slopes], -1)
             step = torch.linalg.solve(jacobian.mT @ jacobian + damping, jacobian.mT @ residual[..., None])
             latents = latents - step.squeeze(-1)
         coefficients = torch.linalg.lstsq(harmonics(latents), targets).solution

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from topoprior.kernels.nearest import nearest_kernels, nearest_latents
+from topoprior.kernels.nearest import amplitudes, nearest_kernels
 from topoprior.priors.base import Shape, WeightPosterior, at_least_float32, draw_noise, narrow_, normal_kl
 from topoprior.priors.decoded.draw import Decode
 from topoprior.priors.decoded.kl import latent_kl
@@ -176,11 +176,16 @@ class DecoderPosterior(WeightPosterior):
         self.factors.reset_parameters()
         for row, period in zip(self.log_scale[: self.dim], self.waves.periods, strict=True):
             row.clamp_(max=math.log(period * min(0.005, self.prior.init_latent_scale)))
-        kernels = weight.detach().to(self.loc).flatten(2).flatten(0, 1)
-        self.loc.copy_(
-            nearest_kernels(self.waves, self.matrix, self.log_scale[: self.dim].flatten(1), kernels)
-            .T.unflatten(1, self.shape[:2])
-        )  # fmt: skip
+        kernels = at_least_float32(weight.detach().to(self.loc)).flatten(2).flatten(0, 1)
+        alpha_scale, beta_scale = self.scales
+        z = nearest_kernels(self.waves, kernels, offset=beta_scale > 0, progress=True).T
+        # Alpha and beta for the mean, whose waves are shorter than those at a point by known factors.
+        decay = self.waves.decay(self.log_scale[: self.dim].to(z).flatten(1).exp().unbind())
+        rows = [row * shrink for row, shrink in zip(self.waves.rows(z), decay, strict=True)]
+        decoded = torch.stack(rows, -1) @ self.waves.matrix.to(z)
+        alpha, level = amplitudes(kernels, decoded, offset=beta_scale > 0).unbind(-1)
+        found = torch.stack([*z, alpha / alpha_scale, level / (beta_scale or 1.0)])
+        self.loc.copy_(found.unflatten(1, self.shape[:2]))
         if self.residual is not None:
             self.residual.loc.zero_()
             self.residual.loc.copy_(weight - self.mean())
@@ -303,11 +308,12 @@ class EuclideanDecoderPosterior(WeightPosterior):
         self.factors.reset_parameters()
         dim = self.prior.dim
         self.log_scale[..., :dim].clamp_(max=math.log(min(0.01, self.prior.init_latent_scale)))
-        decoder = copy.deepcopy(self.prior.decoder).to(weight.device)
-        kernels = weight.detach().float().flatten(2).flatten(0, 1)
-        z, amplitudes = nearest_latents(decoder, kernels, dim, offset=self.prior.mean_fraction > 0)
+        kernels, offset = weight.detach().float().flatten(2).flatten(0, 1), self.prior.mean_fraction > 0
+        z = nearest_kernels(self.prior.decoder, kernels, offset=offset, progress=True)
+        decoder = copy.deepcopy(self.prior.decoder).to(kernels)
+        found = amplitudes(kernels, decoder(z), offset=offset)
         scales = self.amplitude_scales.float()
-        found = torch.cat([z, amplitudes / torch.where(scales > 0, scales, 1.0)], -1)
+        found = torch.cat([z, found / torch.where(scales > 0, scales, 1.0)], -1)
         self.loc.copy_(found.unflatten(0, self.shape[:2]))
         left = (weight - self.mean().to(weight)).norm()
         return left / weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)

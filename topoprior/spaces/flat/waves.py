@@ -73,13 +73,44 @@ class ProductWaves:
         value, slopes = _contract(self._tree, self._tables(x), weights, self._turn)
         return value, [torch.zeros_like(x[0]) if slope is None else slope for slope in slopes]
 
-    def values_and_slopes(self, x: Tensor | Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The products (..., P), and their derivatives in every coordinate, (..., P) each."""
-        one, zero = torch.ones_like(x[0]), torch.zeros_like(x[0])
-        count = len(self.products)
-        each = [self.gradient(x, [one if p == q else zero for q in range(count)]) for p in range(count)]
-        slopes = [torch.stack([s[d] for _, s in each], -1) for d in range(len(self.periods))]
-        return torch.stack([value for value, _ in each], -1), slopes
+    def values_and_slopes(self, x: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The products (P, ...), and their derivatives in every coordinate (dim, P, ...)."""
+        tables, one = self._tables(x), torch.ones_like(x[0])
+        waves = [
+            [table.get(wave, one) for table, wave in zip(tables, w, strict=True)] for w in self.products
+        ]
+        values = torch.stack([math.prod(factors[1:], start=factors[0]) for factors in waves])
+        slopes = x[0].new_zeros(len(self.periods), *values.shape)
+        for p, (factors, product) in enumerate(zip(waves, self.products, strict=True)):
+            for d, (k, sine) in enumerate(product):
+                if k:  # cos' = -k sin, sin' = k cos
+                    slope = tables[d][k, not sine] * (k * self._turn[d] * (1 if sine else -1))
+                    slopes[d, p] = math.prod(factors[:d] + factors[d + 1 :], start=slope)
+        return values, slopes
+
+    # --- what the search for the nearest kernel asks (kernels/nearest.py) -------------------------------
+
+    extent = math.inf
+
+    def linearize(self, x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+        """basis^T g, (r, N), and its derivatives, (dim, r, N), at points ``x`` (dim, N)."""
+        values, slopes = self.values_and_slopes(x)
+        decoded = (self.matrix.to(basis) @ basis).T @ torch.cat([values[None], slopes])
+        return decoded[0], decoded[1:]
+
+    def cells(self) -> tuple[Tensor, Tensor]:
+        """Centers of a regular grid, (G, dim), and its widths: 1/12 turn of the fastest wave of every axis."""
+        counts = [12 * max(1, order) for order in self.orders]
+        pairs = list(zip(self.periods, counts, strict=True))
+        axes = [torch.arange(n, dtype=torch.float64) / n * period for period, n in pairs]
+        grid = torch.cartesian_prod(*axes).reshape(-1, len(axes))
+        return grid, torch.tensor([period / n for period, n in pairs], dtype=torch.float64)
+
+    def apart(self, x: Tensor) -> Tensor:
+        """Circles, on each of which 1/7 turn of its axis' fastest wave has about length 1: (G, 2 dim)."""
+        orders = x.new_tensor([max(1, order) for order in self.orders])
+        angle = x * x.new_tensor(self._turn)
+        return orders.repeat(2) * torch.cat([angle.cos(), angle.sin()], -1) * (7 / (2 * math.pi))
 
     def decay(self, scale: Sequence[Tensor]) -> list[Tensor]:
         """E[product(x + s eps)] / product(x) for normal eps: exp(-(2 pi k s / P)^2 / 2) over the axes."""
