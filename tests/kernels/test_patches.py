@@ -220,6 +220,15 @@ def test_scipy_is_asked_for_where_it_is_needed(tmp_path, monkeypatch):
         (np.zeros((200, 7)), "expected"),
         (np.zeros((20, 9)), "at least 100"),
         (np.full((200, 9), np.nan), "NaN"),
+        (np.full((200, 9), 3.0), "with contrast, found 0; the largest number is 3"),
+        (
+            np.eye(200, 9) + np.arange(200)[:, None] * (np.arange(200)[:, None] == 199) * 1e300,
+            "with contrast",
+        ),
+        (
+            1e300 * np.random.default_rng(0).normal(size=(200, 9)),
+            "with contrast, found 0; the largest number",
+        ),
         (np.array(["a"] * 200), "numbers"),
     ],
 )

@@ -189,6 +189,13 @@ def read_patches(path: Path | str, size: int = 3, *, keep: float | None = None) 
         raise ValueError(f"patches: {path}: expected at least {_LEAST} patches, found {len(values)}")
     if not torch.isfinite(values).all():
         raise ValueError(f"patches: {path} contains NaN or infinite values")
+    size = contrast(values)
+    seen = int((size > 1e-6 * size.max()).sum())  # beside one huge number, or an infinite contrast, none is
+    if seen < _LEAST:
+        raise ValueError(
+            f"patches: {path}: expected at least {_LEAST} patches with contrast, found {seen}; the largest number is "
+            f"{values.abs().max().item():.3g}"
+        )
     return normalized_patches(values, 1.0 if keep is None else keep).float()
 
 
