@@ -35,7 +35,7 @@ OPTIONS = {
 
 
 def draw(name, dim, rng):
-    sizes = (CHANNELS[:5] if rng.random() < 0.8 else CHANNELS) if dim else CHANNELS
+    sizes = CHANNELS[:5] if rng.random() < 0.8 else CHANNELS
     given = [rng.choice(sizes), rng.choice(sizes)]
     options = {}
     if dim:
@@ -45,7 +45,7 @@ def draw(name, dim, rng):
             continue
         if not dim and option not in ("bias", "dtype"):
             continue
-        if rng.random() < 0.35:
+        if rng.random() < 0.2:
             options[option] = rng.choice(values)
     return given, options
 
@@ -65,7 +65,7 @@ def test_layers_take_what_torchs_take():
     not, another shape, or an error of another kind."""
     tally, rng = Tally("arguments of layers"), random.Random(0)
     warnings.simplefilter("ignore")
-    stricter = 0
+    stricter: list[str] = []
     for _ in range(COUNT):
         name = rng.choice(list(PAIRS))
         theirs, ours, dim = PAIRS[name]
@@ -83,11 +83,11 @@ def test_layers_take_what_torchs_take():
                 known = isinstance(found, ValueError | TypeError) or type(found) is type(expected)
                 tally.clear() if known else tally.wrong(f"{case}: {found!r}, torch {expected!r}")
             else:
-                stricter += 1
+                stricter.append(f"{case}: {found}")
                 tally.error(found, case=case)
         elif isinstance(expected, Exception):
             tally.wrong(f"{case}: {found}, torch {expected!r}")
         else:
             tally.right() if found == expected else tally.wrong(f"{case}: {found}, torch {expected}")
-    print(f"\nrefused by name though torch takes them: {stricter}")
+    print(f"\nrefused by name though torch takes them: {len(stricter)}, such as {stricter[:3]}")
     tally.over()
