@@ -189,8 +189,8 @@ def read_patches(path: Path | str, size: int = 3, *, keep: float | None = None) 
         raise ValueError(f"patches: {path}: expected at least {_LEAST} patches, found {len(values)}")
     if not torch.isfinite(values).all():
         raise ValueError(f"patches: {path} contains NaN or infinite values")
-    size = contrast(values)
-    seen = int((size > 1e-6 * size.max()).sum())  # beside one huge number, or an infinite contrast, none is
+    strengths = contrast(values)
+    seen = int((strengths > 1e-6 * strengths.max()).sum())  # beside one huge number, or an infinite contrast, none is
     if seen < _LEAST:
         raise ValueError(
             f"patches: {path}: expected at least {_LEAST} patches with contrast, found {seen}; the largest number is "
