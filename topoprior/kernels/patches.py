@@ -190,7 +190,9 @@ def read_patches(path: Path | str, size: int = 3, *, keep: float | None = None) 
     if not torch.isfinite(values).all():
         raise ValueError(f"patches: {path} contains NaN or infinite values")
     strengths = contrast(values)
-    seen = int((strengths > 1e-6 * strengths.max()).sum())  # beside one huge number, or an infinite contrast, none is
+    seen = int(
+        (strengths > 1e-6 * strengths.max()).sum()
+    )  # beside one huge number, or an infinite contrast, none is
     if seen < _LEAST:
         raise ValueError(
             f"patches: {path}: expected at least {_LEAST} patches with contrast, found {seen}; the largest number is "
