@@ -49,6 +49,7 @@ from topoprior.priors import (
     WeightPosterior,
     WeightPrior,
     get_prior,
+    prior_names,
     register_prior,
 )
 from topoprior.spaces import (
@@ -128,6 +129,7 @@ __all__ = [
     "WeightPosterior",
     "WeightPrior",
     "get_prior",
+    "prior_names",
     "register_prior",
     # nn
     "BayesConv1d",

@@ -302,6 +302,7 @@ def test_arguments_of_a_wrong_type_are_named(make, message):
     [
         ("x", tp.Gaussian(), TypeError, "factory: expected a function or class .* found Gaussian"),
         ("x", None, TypeError, "factory: .* found NoneType"),
+        ("x", int, TypeError, "factory: expected a class of priors, found int"),
         (3, tp.Gaussian, TypeError, "name: expected a string, found int"),
         ("", tp.Gaussian, ValueError, "name: .* found ''"),
     ],
@@ -323,3 +324,40 @@ def test_import_reads_no_weights():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("prior", "error", "message"),
+    [
+        (tp.Gaussian, TypeError, r"found the class Gaussian; give Gaussian\(...\)"),
+        (3, TypeError, "prior: expected a name or a WeightPrior, found int"),
+        ("klein", ValueError, "did you mean 'klein-3x3' or 'klein-5x5' or 'klein-7x7' or"),
+        ("gausian", ValueError, "did you mean 'gaussian'"),
+    ],
+)
+def test_what_names_no_prior_gets_a_hint(prior, error, message):
+    with pytest.raises(error, match=message):
+        tp.get_prior(prior)
+    assert "gaussian" in tp.prior_names()
+
+
+def test_scale_mixture_of_a_posterior_that_is_a_point():
+    """At std e^-50 the cross entropy is the density at the center; float32 in values and gradients."""
+    posterior = tp.ScaleMixture().posterior((4, 5))
+    with torch.no_grad():
+        posterior.log_scale.fill_(-50)
+    kl = posterior.kl()
+    kl.backward()
+    assert torch.isfinite(posterior.loc.grad).all()
+    assert torch.isfinite(posterior.log_scale.grad).all()
+    entropy = 20 * (0.5 * math.log(2 * math.pi * math.e) - 50)
+    expected = -posterior.prior.log_prob(posterior.loc, posterior.scale()).sum() - entropy
+    torch.testing.assert_close(kl, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("size", [(9,), (1, 9), (1, 3, 3)])
+def test_decoders_of_kernels_in_one_to_three_dimensions(size):
+    klein = tp.get_prior("klein-3x3")
+    prior = tp.DecoderPrior(klein.harmonics, klein.coefficients, size)
+    shape = (2, 3, *size)
+    assert prior.sample(shape).shape == prior.posterior(shape).rsample().shape == shape

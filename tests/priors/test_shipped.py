@@ -2,11 +2,14 @@
 
 import json
 import math
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 import topoprior as tp
+from topoprior.utils import files
 from topoprior.utils.files import CheckpointError
 
 
@@ -106,3 +109,45 @@ def test_a_vae_on_a_closed_space_is_no_euclidean_prior():
     vae = tp.CoveringVAE(tp.KleinBottle(), (3, 3), likelihood="gaussian")
     with pytest.raises(ValueError, match="Euclidean latents"):
         tp.EuclideanDecoderPrior.from_vae(vae)
+
+
+BOMBS = {
+    "klein-3x3": [
+        {"columns": [10**9, 4, 5, 6, 7]},
+        {"columns": [3, 3, 5, 6, 7]},
+        {"columns": ["3", "4", "5", "6", "7"]},
+        {"columns": [-1, 4, 5, 6, 7]},
+        {"columns": []},
+        {"columns": 3},
+        {"covering": {"name": "Torus", "dim": 30}},
+        {"empirical_bayes": "x"},
+        {"init_scale": 1e19},
+        {"gain": "2"},
+        {"kernel_size": [9.0, 1]},
+        {"kernel_size": [1, 1, 9, 1]},
+    ],
+    "euclidean-3x3": [
+        {"depth": 10**9},
+        {"depth": 3.0},
+        {"depth": True},
+        {"empirical_bayes": 1},
+        {"gain": 1e19},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [(name, change) for name, changes in BOMBS.items() for change in changes], ids=str
+)
+def test_a_configuration_that_asks_for_too_much_is_refused_at_once(name, change, tmp_path):
+    """Whole files, with the right digest: what is wrong is what they say."""
+    kind = {"klein-3x3": "topoprior.DecoderPrior/1", "euclidean-3x3": "topoprior.EuclideanDecoderPrior/1"}[
+        name
+    ]
+    config, tensors = files.load(Path(tp.__file__).parent / "priors" / "pretrained" / name, kind)
+    config.pop("harmonics", None) if "columns" in change else None
+    files.save(tmp_path, {**config, **change}, tensors)
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match="does not describe|unusable covering|config.json"):
+        tp.get_prior(tmp_path)
+    assert time.process_time() - start < 0.5

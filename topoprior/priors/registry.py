@@ -40,6 +40,8 @@ def register_prior(name: str, factory: Callable[[], WeightPrior]) -> None:
         raise TypeError(
             f"factory: expected a function or class that makes a prior, found {type(factory).__name__}"
         )
+    if isinstance(factory, type) and not issubclass(factory, WeightPrior):
+        raise TypeError(f"factory: expected a class of priors, found {factory.__name__}")
     _PRIORS[name] = factory
 
 
@@ -62,6 +64,10 @@ def get_prior(prior: str | Path | WeightPrior) -> WeightPrior:
     """
     if isinstance(prior, WeightPrior):
         return prior
+    if isinstance(prior, type) and issubclass(prior, WeightPrior):
+        raise TypeError(
+            f"prior: expected a name or a WeightPrior, found the class {prior.__name__}; give {prior.__name__}(...)"
+        )
     if not isinstance(prior, str | Path):
         raise TypeError(f"prior: expected a name or a WeightPrior, found {type(prior).__name__}")
     with torch.device(
@@ -71,8 +77,9 @@ def get_prior(prior: str | Path | WeightPrior) -> WeightPrior:
             return _PRIORS[str(prior)]()
         if prior != "" and Path(prior).is_dir():  # Path("") is the current folder
             return load_prior(prior)
-    close = difflib.get_close_matches(str(prior), prior_names(), n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    begins = [name for name in prior_names() if prior != "" and name.startswith(f"{prior}-")]
+    close = begins or difflib.get_close_matches(str(prior), prior_names(), n=1)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     raise ValueError(
         f"prior: {str(prior)!r} is neither a known name nor a checkpoint folder; {hint}"
         f"known names: {', '.join(prior_names())}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.flat.waves import ProductWaves
 from topoprior.utils import files as checkpoints
-from topoprior.utils.checks import check_fraction, check_positive
+from topoprior.utils.checks import check_fraction, check_int, check_positive
 from topoprior.utils.files import CheckpointError
 
 FORMAT = "topoprior.DecoderPrior/1"
@@ -94,7 +94,7 @@ class DecoderPrior(OnHub, WeightPrior):
             raise ValueError(
                 f"harmonics: expected a compact space with periods along axes, found {space!r}"
             )
-        self.kernel_size = tuple(int(k) for k in kernel_size)
+        self.kernel_size = _check_kernel_size(kernel_size)
         expected = (harmonics.num_features, math.prod(self.kernel_size))
         if tuple(coefficients.shape) != expected:
             raise ValueError(f"coefficients: expected shape {expected}, found {tuple(coefficients.shape)}")
@@ -154,7 +154,7 @@ class DecoderPrior(OnHub, WeightPrior):
         z = self.covering.sample_uniform(
             torch.Size(shape[:2]), self.coefficients.dtype, torch.device("cpu")
         )
-        alpha, beta = torch.randn(2, *shape[:2], 1, 1)
+        alpha, beta = torch.randn(2, *shape[:2], *[1] * len(self.kernel_size))
         constant = scale.beta * beta / math.sqrt(math.prod(shape[2:]))
         return scale.alpha * alpha * self.decode(z) + constant + scale.residual * torch.randn(*shape)
 
@@ -265,12 +265,12 @@ class DecoderPrior(OnHub, WeightPrior):
             if "harmonics" in config:
                 harmonics, signs = find(space, config["harmonics"])
             else:  # from before they were written out: their numbers in the library's order
-                columns = [int(c) for c in config["columns"]]
+                columns = _check_columns(config["columns"])
                 harmonics, signs = (
                     Harmonics(space, max(columns) + 1).select(columns),
                     torch.ones(len(columns)),
                 )
-            given = {key: config[key] for key in _OPTIONS if key in config}
+            given = _given_options(config, _OPTIONS)
             if set(tensors) != {"coefficients"}:
                 raise ValueError(f"expected one tensor, 'coefficients', found {sorted(tensors)}")
             coefficients = tensors["coefficients"] * signs.to(tensors["coefficients"])[:, None]
@@ -312,6 +312,35 @@ _PRETRAINED = Path(str(resources.files("topoprior.priors"))) / "pretrained"
 def pretrained_names() -> list[str]:
     """Decoder priors shipped with the package."""
     return sorted(p.parent.name for p in _PRETRAINED.glob(f"*/{checkpoints.CONFIG}"))
+
+
+def _check_kernel_size(size: Sequence[int]) -> tuple[int, ...]:
+    found = tuple(check_int("kernel_size", k) for k in size)
+    if not 1 <= len(found) <= 3:
+        raise ValueError(f"kernel_size: expected 1 to 3 numbers, found {found}")
+    return found
+
+
+# What a file may say: more would be slow to build, or no prior that anybody means.
+_MOST_COLUMN, _LARGEST_NUMBER = 2048, 1e6
+
+
+def _check_columns(columns: Any) -> list[int]:
+    found = [check_int("columns", column, least=0) for column in columns]
+    if len(set(found)) < len(found) or max(found) > _MOST_COLUMN:
+        raise ValueError(f"columns: expected different numbers of at most {_MOST_COLUMN}")
+    return found
+
+
+def _given_options(config: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """The options that a file holds; what is wrong with their types is said by the constructor."""
+    given = {option: config[option] for option in known if option in config}
+    if not isinstance(given.get("empirical_bayes", False), bool):
+        raise TypeError(f"empirical_bayes: expected true or false, found {given['empirical_bayes']!r}")
+    for name, value in given.items():
+        if isinstance(value, int | float) and abs(value) > _LARGEST_NUMBER:
+            raise ValueError(f"{name}: expected at most {_LARGEST_NUMBER:g}, found {value}")
+    return given
 
 
 def _times(size: Sequence[int]) -> str:
@@ -375,7 +404,7 @@ class EuclideanDecoderPrior(OnHub, WeightPrior):
         init_latent_scale: float = 0.1,
         empirical_bayes: bool = False,
     ) -> None:
-        self.kernel_size = tuple(int(k) for k in kernel_size)
+        self.kernel_size = _check_kernel_size(kernel_size)
         linears = decoder.linears()
         self.dim, pixels = linears[0][0].shape[1], linears[-1][0].shape[0]
         if pixels != math.prod(self.kernel_size):
@@ -479,12 +508,15 @@ class EuclideanDecoderPrior(OnHub, WeightPrior):
         folder = find_folder(name_or_folder, {name: _PRETRAINED / name for name in _SHIPPED}, revision)
         config, tensors = checkpoints.load(folder, EUCLIDEAN_FORMAT)
         try:
-            names = [f"{kind}{i}" for i in range(config["depth"]) for kind in ("weight", "bias")]
+            depth = check_int("depth", config["depth"])
+            if depth > 100:
+                raise ValueError(f"depth: expected at most 100, found {depth}")
+            names = [f"{kind}{i}" for i in range(depth) for kind in ("weight", "bias")]
             if set(tensors) != set(names) or not names:
                 raise ValueError(f"expected tensors {names}, found {sorted(tensors)}")
             linears = [(tensors[w], tensors[b]) for w, b in zip(names[::2], names[1::2], strict=True)]
             _check_linears(linears)
-            given = {option: config[option] for option in _EUCLIDEAN_OPTIONS if option in config}
+            given = _given_options(config, _EUCLIDEAN_OPTIONS)
             saved = cls(FrozenMLP(linears), config["kernel_size"], **given)
         except (KeyError, TypeError, ValueError) as error:
             where = folder / checkpoints.CONFIG

@@ -46,7 +46,8 @@ def _mean_softplus(
     In v = c w, c = sqrt(log2(e) / 2) / s, so that densities are 2^-d^2, d = v - c m: a CPU takes 4 times as long
     over exp as over exp2, and 30 times where it underflows.
     """
-    c = then(log_scale.neg().exp(), "mul", math.sqrt(0.5 * _LOG2_E))
+    # A narrower normal than e^-40 is a point: its c squared would be past the largest float32.
+    c = then(log_scale.neg().clamp_max(40).exp(), "mul", math.sqrt(0.5 * _LOG2_E))
     sign = 1 - 2 * (loc < 0).to(loc.dtype)
     mean = c * (loc * sign)
     center = mean.detach()
