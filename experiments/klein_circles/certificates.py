@@ -75,14 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--report", action="store_true", help="print the table of what is there")
     args = parser.parse_args(argv)
+    pairs: dict[str, tuple[str, tp.Covering | None]] = {}
     for name in args.sets:
-        pairs = WRONG if name == "wrong" else {name: (name, None)}
+        pairs.update(WRONG if name == "wrong" else {name: (name, None)})
+    for seed in range(args.seeds):
         for label, (data, space) in pairs.items():
             path = args.output / f"{label.replace(' ', '-')}.jsonl"
-            done = {run["seed"] for run in _read(path)}
-            for seed in range(args.seeds):
-                if seed not in done:
-                    _append(path, {"set": label, "seed": seed, **one(data, seed, space)})
+            if seed not in {run["seed"] for run in _read(path)}:
+                _append(path, {"set": label, "seed": seed, **one(data, seed, space)})
     if args.report:
         print(report(args.output))
     return 0
