@@ -11,6 +11,8 @@ from torch import Tensor
 from topoprior.topology.certificate import Certificate
 
 COST, UNEXPLAINED = 0.1, 0.02  # of a fit that is one, at most
+_OBJECTED = 0.2  # what a defect costs
+_EMPTY = 0.5  # of a closed space may be without data, if all its loops are there
 
 
 class Fit(NamedTuple):
@@ -68,16 +70,18 @@ class Fit(NamedTuple):
 
     @property
     def certified(self) -> bool:
-        """A cost below .1, and a certificate: the latents are a continuous map of the data that keeps all loops.
+        """The class is right: the latents are a continuous map of the data that keeps all loops, and fit.
 
-        The cost is what speaks where there are no loops: along open directions, on spheres, and against a space that
-        is a quotient of the right one, to which maps with all loops exist.
+        Fit: a cost below .1, on closed spaces but for what is uncovered, up to a half. Data that crowd in a part of the
+        space have a class too, if all loops pass through it, as natural patches do on the Klein bottle. The cost is
+        what speaks where there are no loops, along open directions, and against a space that is a quotient of
+        the right one, to which maps with all loops exist.
         """
-        return self.objections == "" and self.cost < COST
+        return self.objections == "" and self.cost - self.uncovered < COST
 
     @property
     def fits(self) -> bool:
-        """Whether the data can be a copy of the space: certified, at most .02 unexplained.
+        """Whether the data can be a copy of the space: certified, a cost below .1, at most .02 unexplained.
 
         Calibrated on 1,000 points in R^20 with 5% noise. Samples of the right space have costs of .00 to .05,
         one in twenty .09, or more where the search fails, and leave .01 to .02 unexplained. Of balls, the
@@ -85,15 +89,22 @@ class Fit(NamedTuple):
         candidates costs .10 to .80 and leaves .07 to .50 unexplained, or .1 or more of the space uncovered; of
         a Klein bottle the projective plane and the sphere leave .022 and more unexplained.
         """
-        return self.certified and self.unexplained <= UNEXPLAINED
+        return self.certified and self.cost < COST and self.unexplained <= UNEXPLAINED
 
-    def checked(self, certificate: Certificate) -> Fit:
-        """The same with what a certificate says."""
+    def checked(self, certificate: Certificate, closed: bool) -> Fit:
+        """The same with what a certificate says, on a space that is ``closed`` or not."""
+        objections = certificate.objections
+        most = _EMPTY if closed and certificate.loops else COST
+        if self.uncovered >= most:
+            objections.append(f"the data leave {self.uncovered:.0%} of the space empty")
         return self._replace(
-            defects=len(certificate.defects),
-            onto=certificate.onto,
-            objections="; ".join(certificate.objections),
+            defects=len(certificate.defects), onto=certificate.onto, objections="; ".join(objections)
         )
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The least is the best: certified ones, then those that have no defect and do not cost .2 more."""
+        return not self.certified, self.cost + (_OBJECTED if self.objections else 0)
 
     def __str__(self) -> str:
         if self.certified:
@@ -101,7 +112,7 @@ class Fit(NamedTuple):
         reasons = [self.objections] if self.objections else []
         if self.objections is None:
             reasons.append("no certificate was made")
-        if self.cost >= COST:
+        if self.cost - self.uncovered >= COST:
             reasons.append(f"the fit costs {self.cost:.2f}, expected below {COST:g}")
         return "not certified: " + "; ".join(reasons)
 

@@ -144,7 +144,7 @@ def identify_covering(
         tried = [
             name
             for name in ranked
-            if not fits[name].certified
+            if not fits[name].fits
             and all(turn < after or fits[name].cost < cost for after, cost in _FAR.items())
             and (turn < _LOOPLESS or _has_loops(known[name]))
         ]
@@ -159,7 +159,7 @@ def identify_covering(
 
 
 def _rank(fit: Fit) -> tuple[bool, bool, float]:
-    return not fit.fits, not fit.certified, fit.cost
+    return not fit.fits, *fit.rank
 
 
 def _has_loops(space: Covering) -> bool:

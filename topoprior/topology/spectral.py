@@ -50,7 +50,7 @@ def fit_covering(
     equal fits low eigenvalues win.
 
     Repeats until a fit is certified, at most ``rounds`` times; six times where no fit costs less than .25, as
-    on a wrong space. A third of the rounds succeed on Klein kernels and on Moebius bands, nearly all on tori.
+    on a wrong space, or where a certified one costs more than .1. A third of the rounds succeed on Klein kernels and on Moebius bands, nearly all on tori.
 
     Args:
         eigenvalues: of the columns, (E,); default all equal.
@@ -61,7 +61,7 @@ def fit_covering(
     target_space = _Target(space, spectral_features(space, open_scale))
     device, psi = psi.device, psi.detach().double().cpu()
     known = neighbour_complex(psi[:, :EXPLAINED]) if known is None else known
-    loops = len(space.deck_group.generators) > 0
+    loops, closed = len(space.deck_group.generators) > 0, math.isfinite(space.volume)
     offered = psi[:, : target_space.codes.shape[1] + EXTRA]
     if eigenvalues is None:
         eigenvalues = torch.ones(psi.shape[1])
@@ -75,17 +75,17 @@ def fit_covering(
         for q in _alternate(candidates, offered.float(), codes, 4).double():
             y = _bend(offered @ q, psi, target_space.codes)
             fit = target_space.judge(psi, y, _energy(q, energies))
-            if fit.cost < COST:
-                fit = fit.checked(check_latents(known, fit.latents, space))
-            if best is None or (not fit.certified, fit.cost) < (not best.certified, best.cost):
+            if fit.cost - fit.uncovered < COST:
+                fit = fit.checked(check_latents(known, fit.latents, space), closed)
+            if best is None or fit.rank < best.rank:
                 best = fit
         assert best is not None
-        hopeless = turn + 1 >= PATIENCE and best.cost > HOPELESS
-        if hopeless or (best.certified and (loops or best.cost < _GOOD or turn >= 3)):
+        late, good = turn + 1 >= PATIENCE, COST if loops else _GOOD
+        if (best.certified and (late or best.cost < good)) or (late and best.cost > HOPELESS):
             break
     assert best is not None
     if best.defects is None:
-        best = best.checked(check_latents(known, best.latents, space))
+        best = best.checked(check_latents(known, best.latents, space), closed)
     return best._replace(latents=best.latents.to(device))
 
 
