@@ -5,11 +5,15 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
+import topoprior as tp
 from topoprior.priors import registry
+from topoprior.utils import files
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -78,3 +82,59 @@ def test_the_site_builds(tmp_path):
             flags=re.DOTALL,
         )
         assert not re.search(r"\.\. math::|:(class|func|math):", text), page
+
+
+def _changed(folder: Path) -> None:
+    tp.get_prior("klein-3x3").save_pretrained(folder)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"mean_fraction": 0.1', '"mean_fraction": 0.2'))
+    tp.DecoderPrior.from_pretrained(folder)
+
+
+def _other(folder: Path) -> None:
+    tp.get_prior("klein-3x3").save_pretrained(folder)
+    config, tensors = files.load(folder, "topoprior.DecoderPrior/1")
+    files.save(folder, {**config, "kernel_size": [5, 5]}, tensors)
+    tp.DecoderPrior.from_pretrained(folder)
+
+
+def _hooked() -> torch.nn.Module:
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3), torch.nn.Conv2d(1, 1, 3))
+    net[0].register_forward_hook(lambda *_: None)
+    return net
+
+
+_NET = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+_TROUBLE = {
+    "num_data": lambda _: tp.elbo_loss(torch.zeros(8, 2), torch.zeros(8).long(), tp.BayesLinear(4, 2), 3),
+    "no Bayesian layer": lambda _: tp.kl_divergence(_NET),
+    "probabilities already": lambda _: tp.predict(
+        torch.nn.Sequential(tp.BayesLinear(4, 2), torch.nn.Softmax(1)), torch.zeros(3, 4), 2
+    ),
+    "kernel_size": lambda _: tp.BayesConv2d(1, 1, 5),
+    "neither a known name": lambda _: tp.BayesConv2d(1, 1, 3, prior="klien-3x3"),
+    "found the class": lambda _: tp.BayesConv2d(1, 1, 3, prior=tp.Laplace),
+    "dimension 1": lambda _: tp.elbo_loss(
+        torch.zeros(8, 1), torch.zeros(8).long(), tp.BayesLinear(4, 2), 8
+    ),
+    "sum to 1": lambda _: tp.predictive_entropy(torch.randn(4, 8, 2)),
+    "left deterministic": lambda _: tp.to_bayesian(_hooked()),
+    "changed": _changed,
+    "does not describe": _other,
+}
+
+
+@pytest.mark.parametrize("what", _TROUBLE)
+def test_errors_are_found_by_their_words(what, tmp_path):
+    """A heading of docs/troubleshooting.md is a part of the error or the warning."""
+    headings = re.findall(r"^### `(.*)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        try:
+            _TROUBLE[what](tmp_path)
+            said = [str(warning.message) for warning in found]
+        except (TypeError, ValueError) as error:
+            said = [str(error)]
+    (heading,) = [heading for heading in headings if what in heading or heading.startswith(what)]
+    assert any(heading in message for message in said), said
+    assert len(headings) == len(_TROUBLE)

@@ -69,7 +69,8 @@ def get_prior(prior: str | Path | WeightPrior) -> WeightPrior:
             f"prior: expected a name or a WeightPrior, found the class {prior.__name__}; give {prior.__name__}(...)"
         )
     if not isinstance(prior, str | Path):
-        raise TypeError(f"prior: expected a name or a WeightPrior, found {type(prior).__name__}")
+        given = f"the class {prior.__name__}" if isinstance(prior, type) else type(prior).__name__
+        raise TypeError(f"prior: expected a name or a WeightPrior, found {given}")
     with torch.device(
         "cpu"
     ):  # a prior's few numbers are read while a layer is made, on the meta device too
