@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from topoprior.utils.checks import real_tensor
+
 if TYPE_CHECKING:
     from topoprior.spaces.deck import DeckGroup
 
@@ -119,19 +121,29 @@ class Covering(ABC):
         is one number in each group is the same on all sheets."""
         return [list(range(self.cover_dim))]
 
-    def _check_lift(self, x: Tensor, name: str = "x") -> None:
+    def _check_lift(self, x: Tensor, name: str = "x") -> Tensor:
+        x = real_tensor(name, x)
         if x.shape[-1:] != (self.cover_dim,):
             raise ValueError(
                 f"{name}: expected shape (..., {self.cover_dim}), a lift to the cover of {self!r}, "
                 f"found {tuple(x.shape)}"
             )
+        return x
 
-    def _check_features(self, y: Tensor) -> None:
+    def _check_features(self, y: Tensor) -> Tensor:
+        y = real_tensor("y", y)
         if y.shape[-1:] != (self.num_features,):
             raise ValueError(
                 f"y: expected shape (..., {self.num_features}), features of {self!r}, "
                 f"found {tuple(y.shape)}"
             )
+        return y
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def safe_sqrt(squared: Tensor) -> Tensor:
+    """The square root, with gradient 0 at 0 (a subgradient of a distance); NaN stays NaN."""
+    zero = squared == 0
+    return torch.where(zero, 1.0, squared).sqrt() * ~zero

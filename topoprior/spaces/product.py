@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topoprior.spaces.covering import Covering
+from topoprior.spaces.covering import Covering, safe_sqrt
 from topoprior.spaces.deck import DeckGroup, block_diagonal
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.utils.plain import found_once, plain
@@ -27,7 +27,7 @@ class _Parts(Covering):
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """The lifts of the factors, (..., cover_dim) -> one tensor a factor."""
-        self._check_lift(x)
+        x = self._check_lift(x)
         return x.split([part.cover_dim for part in self.parts], -1)
 
     def _each(self, method: str, x: Tensor, *rest: Any) -> Tensor:
@@ -38,7 +38,7 @@ class _Parts(Covering):
         return self._each("embed", x)
 
     def retract(self, y: Tensor) -> Tensor:
-        self._check_features(y)
+        y = self._check_features(y)
         pieces = y.split([part.num_features for part in self.parts], -1)
         return torch.cat([part.retract(piece) for part, piece in zip(self.parts, pieces, strict=True)], -1)
 
@@ -103,11 +103,11 @@ class Product(_Parts):
         return torch.cat([f.index_select(-2, i) for f, i in zip(found, columns, strict=True)], -1)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        self._check_lift(x)
-        self._check_lift(y, "y")
+        x = self._check_lift(x)
+        y = self._check_lift(y, "y")
         pairs = zip(self.parts, self.split(x), self.split(y), strict=True)
         squared = torch.stack([part.distance(a, b).square() for part, a, b in pairs], -1).sum(-1)
-        return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
+        return safe_sqrt(squared)
 
     @found_once
     def deck_group(self) -> DeckGroup:

@@ -58,6 +58,14 @@ def check_int(name: str, value: Any, least: int = 1) -> int:
     return found
 
 
+def real_tensor(name: str, x: Any) -> Tensor:
+    """A tensor of real numbers, integers as the default dtype (as torch's division has it); TypeError for all else."""
+    if not isinstance(x, Tensor) or x.is_complex():
+        found = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{name}: expected a torch.Tensor of real numbers, found {found}")
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
 def positive_integer(value: int, name: str) -> int:
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}: expected a positive integer, found {value!r}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topoprior.spaces.covering import Covering
+from topoprior.spaces.covering import Covering, safe_sqrt
 from topoprior.spaces.deck import DeckGroup, affine
 from topoprior.spaces.embedding import _GRID, _LEAST_SLOPE, _MOST_FEATURES, _Slopes, nearest_point
 from topoprior.spaces.flat.group import check_group, generate_group, shortest_loop
@@ -165,7 +165,7 @@ class FlatManifold(Covering):
 
     def project(self, x: Tensor) -> Tensor:
         """The lift with the lexicographically least lattice coordinates in [0, 1)^r."""
-        self._check_lift(x)
+        x = self._check_lift(x)
         images = self.sheets(x)
         coordinates = self.lattice_coordinates(images)
         cell = coordinates.floor()
@@ -182,7 +182,7 @@ class FlatManifold(Covering):
         return images.gather(-2, index).squeeze(-2)
 
     def lifts(self, x: Tensor, radius: float) -> Tensor:
-        self._check_lift(x)
+        x = self._check_lift(x)
         wrapped = self.wrap(x)
         parts = []
         for image, bound in zip(self.sheets(wrapped).unbind(-2), self._moves, strict=True):
@@ -197,8 +197,8 @@ class FlatManifold(Covering):
 
     def difference(self, x: Tensor, y: Tensor) -> Tensor:
         """The shortest vector from ``x`` to a lift of the point of ``y``, (..., n)."""
-        self._check_lift(x)
-        self._check_lift(y, "y")
+        x = self._check_lift(x)
+        y = self._check_lift(y, "y")
         vectors = self.wrap(self.sheets(y) - x.unsqueeze(-2))
         if self.periods is None:  # rounding is exact along axes; else the nearest is among neighbours
             vectors = (vectors.unsqueeze(-2) + self._neighbours.to(x)).flatten(-3, -2)
@@ -220,9 +220,7 @@ class FlatManifold(Covering):
         return vectors[((vectors @ corners.T).amax(1) > 0.5 * length * (1 + 1e-9)) | (length == 0)]
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        squared = self.difference(x, y).square().sum(-1)
-        # sqrt has no gradient at 0; at equal points take 0, a subgradient of the distance.
-        return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
+        return safe_sqrt(self.difference(x, y).square().sum(-1))
 
     is_flat = True
 
@@ -286,12 +284,12 @@ class FlatManifold(Covering):
         return self._harmonics.num_features
 
     def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
+        x = self._check_lift(x)
         return self._harmonics(x)
 
     def retract(self, y: Tensor) -> Tensor:
         """Nearest point of the embedded space, by a grid search and Gauss-Newton steps."""
-        self._check_features(y)
+        y = self._check_features(y)
         return nearest_flat_point(self, y)
 
     def __eq__(self, other: object) -> bool:

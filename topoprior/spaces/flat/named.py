@@ -27,12 +27,10 @@ class Euclidean(FlatManifold):
     num_features = property(lambda self: self.dim)
 
     def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
-        return x
+        return self._check_lift(x)
 
     def retract(self, y: Tensor) -> Tensor:
-        self._check_features(y)
-        return y
+        return self._check_features(y)
 
     def __repr__(self) -> str:
         return f"Euclidean({self.dim})"
@@ -53,12 +51,12 @@ class Torus(FlatManifold):
     num_features = property(lambda self: 2 * self.dim)
 
     def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
+        x = self._check_lift(x)
         angle = 2 * math.pi * x
         return torch.stack([angle.cos(), angle.sin()], -1).flatten(-2)
 
     def retract(self, y: Tensor) -> Tensor:
-        self._check_features(y)
+        y = self._check_features(y)
         cos, sin = y.unflatten(-1, (self.dim, 2)).unbind(-1)
         return torch.atan2(sin, cos) / (2 * math.pi)
 
@@ -115,7 +113,7 @@ class KleinBottle(FlatManifold):
     num_features = property(lambda self: 5 * (self.dim - 1))
 
     def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
+        x = self._check_lift(x)
         b, a = math.pi * x[..., :1], 2 * math.pi * x[..., 1:]
         cos_a, sin_a, cos_b, sin_b = a.cos(), a.sin(), b.cos(), b.sin()
         return torch.stack(
@@ -131,7 +129,7 @@ class KleinBottle(FlatManifold):
 
     def retract(self, y: Tensor) -> Tensor:
         """Closed form, defined (and continuous as a point) off a set of codimension 2."""
-        self._check_features(y)
+        y = self._check_features(y)
         y0, w_re, w_im, a_re, a_im = y.unflatten(-1, (self.dim - 1, 5)).unbind(-1)
         c0, w_re, w_im = y0 / math.sqrt(3), w_re / 2, w_im / 2
         # e^{2ib} is the phase of sum_i (w_i^2 + A_i c_i); the other square root e^{ib}, the other sheet.
@@ -162,13 +160,13 @@ class Cylinder(FlatManifold):
         super().__init__([[1.0], [0.0]])
 
     def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
+        x = self._check_lift(x)
         angle = 2 * math.pi * x[..., 0]
         return torch.stack([angle.cos(), angle.sin(), x[..., 1]], -1)
 
     def retract(self, y: Tensor) -> Tensor:
         """The nearest point of the image."""
-        self._check_features(y)
+        y = self._check_features(y)
         cos, sin, w = y.unbind(-1)
         return torch.stack([torch.atan2(sin, cos) / (2 * math.pi), w], -1)
 
@@ -198,7 +196,7 @@ class MoebiusBand(FlatManifold):
         super().__init__([[2.0], [0.0]], [([[1.0, 0.0], [0.0, -1.0]], [1.0, 0.0])])
 
     def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
+        x = self._check_lift(x)
         b, w = math.pi * x[..., 0], x[..., 1]
         cos, sin = b.cos(), b.sin()
         return torch.stack([2 * cos.square() - 1, 2 * sin * cos, w * cos, w * sin], -1)
@@ -209,7 +207,7 @@ class MoebiusBand(FlatManifold):
         With A = y0 + i y1 and W = y2 + i y3, the squared distance to the point (b, w) is least over w at
         const - 2 Re(conj(A + W^2 / 4) e^{2ib}), so b = arg(4 A + W^2) / 2.
         """
-        self._check_features(y)
+        y = self._check_features(y)
         a_re, a_im, w_re, w_im = y.unbind(-1)
         b = 0.5 * torch.atan2(4 * a_im + 2 * w_re * w_im, 4 * a_re + w_re.square() - w_im.square())
         return torch.stack([b / math.pi, w_re * b.cos() + w_im * b.sin()], -1)

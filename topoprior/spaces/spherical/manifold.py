@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from topoprior.spaces.covering import Covering
+from topoprior.spaces.covering import Covering, safe_sqrt
 from topoprior.spaces.deck import DeckGroup, affine
 from topoprior.spaces.embedding import _GRID, _LEAST_SLOPE, _MOST_MONOMIALS, _Slopes, nearest_point
 from topoprior.spaces.spherical.group import check_spherical_group
@@ -132,7 +132,7 @@ class SphericalSpaceForm(Covering):
 
     def project(self, x: Tensor) -> Tensor:
         """The lift with the lexicographically greatest coordinates."""
-        self._check_lift(x)
+        x = self._check_lift(x)
         images = self._images(x)
         allowed = torch.ones(images.shape[:-1], dtype=torch.bool, device=x.device)
         slack = 8 * torch.finfo(x.dtype).eps
@@ -143,18 +143,19 @@ class SphericalSpaceForm(Covering):
 
     def lifts(self, x: Tensor, radius: float = math.inf) -> Tensor:
         """All lifts, (..., num_sheets, n + 1), x itself first, whatever the ``radius``."""
-        self._check_lift(x)
+        x = self._check_lift(x)
         return self._images(x)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        self._check_lift(x)
-        self._check_lift(y, "y")
+        x = self._check_lift(x)
+        y = self._check_lift(y, "y")
         images = self._images(y)
         x = x.expand(*torch.broadcast_shapes(x.shape, y.shape))
         images = images.expand(*x.shape[:-1], *images.shape[-2:])
         nearest = pick(images, (images * x.unsqueeze(-2)).sum(-1).argmax(-1))
         # arccos(x . y) loses half the digits near 0 and pi; this form none.
-        return 2 * torch.atan2(safe_norm(x - nearest), safe_norm(x + nearest))
+        apart, across = (safe_sqrt(v.square().sum(-1)) for v in (x - nearest, x + nearest))
+        return 2 * torch.atan2(apart, across) + 0 * apart  # of infinities atan2 makes a number
 
     def sample_uniform(
         self,
@@ -211,12 +212,12 @@ class SphericalSpaceForm(Covering):
         return self._invariants.num_features
 
     def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
+        x = self._check_lift(x)
         return self._invariants(x)
 
     def retract(self, y: Tensor) -> Tensor:
         """Nearest point of the embedded space, by a grid search and Gauss-Newton steps."""
-        self._check_features(y)
+        y = self._check_features(y)
         return nearest_spherical_point(self, y)
 
     def __eq__(self, other: object) -> bool:
@@ -249,11 +250,10 @@ class Sphere(SphericalSpaceForm):
     num_features = property(lambda self: self.cover_dim)
 
     def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
-        return x
+        return self._check_lift(x)
 
     def retract(self, y: Tensor) -> Tensor:
-        self._check_features(y)
+        y = self._check_features(y)
         return normalized(y)
 
     def __repr__(self) -> str:
@@ -266,12 +266,6 @@ class Sphere(SphericalSpaceForm):
 def normalized(x: Tensor) -> Tensor:
     """Vectors scaled to length 1; 0 stays 0."""
     return x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-
-
-def safe_norm(x: Tensor) -> Tensor:
-    """The length of vectors, with gradient 0 (a subgradient) at 0."""
-    squared = x.square().sum(-1)
-    return torch.where(squared > 0, squared, 1.0).sqrt() * (squared > 0)
 
 
 def pick(images: Tensor, index: Tensor) -> Tensor:

@@ -40,12 +40,12 @@ class RealProjectiveSpace(SphericalSpaceForm):
     num_features = property(lambda self: self.cover_dim * (self.cover_dim + 1) // 2)
 
     def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
+        x = self._check_lift(x)
         i, j, scale = self._triangle
         return x[..., i.to(x.device)] * x[..., j.to(x.device)] * scale.to(x)
 
     def retract(self, y: Tensor) -> Tensor:
-        self._check_features(y)
+        y = self._check_features(y)
         return top_eigenvector(torch.einsum("...f,fab->...ab", y, self._matrices.to(y)))
 
     def __repr__(self) -> str:
@@ -79,7 +79,7 @@ class RotationGroup(SphericalSpaceForm):
 
     def matrix(self, q: Tensor) -> Tensor:
         """The rotation matrix of a unit quaternion, (..., 4) -> (..., 3, 3)."""
-        self._check_lift(q)
+        q = self._check_lift(q)
         w, x, y, z = q.unbind(-1)
         rows = [
             torch.stack([w * w + x * x - y * y - z * z, 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
@@ -121,7 +121,7 @@ class RotationGroup(SphericalSpaceForm):
         return self.matrix(x).flatten(-2)
 
     def retract(self, y: Tensor) -> Tensor:
-        self._check_features(y)
+        y = self._check_features(y)
         return self.from_matrix(y.unflatten(-1, (3, 3)))
 
     def __repr__(self) -> str:
@@ -135,7 +135,8 @@ def top_eigenvector(matrix: Tensor) -> Tensor:
     greatest eigenvalue is simple; that of `torch.linalg.eigh` is not if any two others are equal.
     """
     with torch.no_grad():
-        values, vectors = torch.linalg.eigh(matrix)
+        usable = matrix.isfinite().all(-1).all(-1)[..., None, None]  # eigh refuses a batch for one NaN
+        values, vectors = torch.linalg.eigh(torch.where(usable, matrix, 0.0))
         v = vectors[..., -1]
         gaps = values[..., -1:] - values[..., :-1]
         floor = torch.finfo(matrix.dtype).eps * values.abs().amax(-1, keepdim=True).clamp_min(1e-30)
@@ -175,7 +176,7 @@ class LensSpace(SphericalSpaceForm):
         super().__init__([torch.block_diag(_turn(k * turn), _turn(k * self.q * turn)) for k in range(p)])
 
     def embed(self, x: Tensor) -> Tensor:
-        self._check_lift(x)
+        x = self._check_lift(x)
         z1, z2 = torch.complex(x[..., 0], x[..., 1]), torch.complex(x[..., 2], x[..., 3])
         features = [
             _power(z1, self.p),
@@ -186,7 +187,7 @@ class LensSpace(SphericalSpaceForm):
         return torch.view_as_real(torch.stack(features, -1)).flatten(-2)
 
     def retract(self, y: Tensor) -> Tensor:
-        self._check_features(y)
+        y = self._check_features(y)
         f1, f2, f3, f4 = y.unflatten(-1, (4, 2)).unbind(-2)
         size1, size2 = _root(f1, self.p), _root(f2, self.p)
         share = size1.square() / (size1.square() + size2.square())

@@ -1,0 +1,82 @@
+"""Every space, with values that are no numbers, integers, and things that are no tensors."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.spaces.cases import ALL, onto_cover, space_named
+from topoprior import Euclidean, KleinBottle, Sphere
+
+every_space = pytest.mark.parametrize("name", ALL)
+
+
+@every_space
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_no_point_has_no_distance(name: str, bad: float) -> None:
+    """A guard against the slope of a root at 0 took NaN for 0: data that were no numbers lay on every point."""
+    space = space_named(name)
+    x = onto_cover(space, torch.linspace(-0.6, 0.8, 3 * space.cover_dim, dtype=torch.float64).view(3, -1))
+    broken = x.clone()
+    broken[1, -1] = bad
+    for distance in (space.distance(broken, x), space.distance(x, broken)):
+        assert not distance[1].isfinite()
+        assert distance[[0, 2]].abs().max() < 1e-7
+    assert space.same_point(broken, x).tolist() == [True, False, True]
+    assert space.same_point(x, broken).tolist() == [True, False, True]
+    assert not space.same_point(broken, broken)[1]
+    # One broken row leaves the others as they are.
+    assert not space.embed(broken)[1].isfinite().all()
+    y = space.embed(x)
+    expected = space.retract(y)[[0, 2]]
+    y[1] = math.nan
+    found = space.retract(y)
+    assert found[1].isnan().any()
+    torch.testing.assert_close(found[[0, 2]], expected)
+
+
+def test_infinitely_far_in_euclidean_space() -> None:
+    x = torch.tensor([math.inf, 0.0])
+    assert Euclidean(2).distance(x, torch.zeros(2)).item() == math.inf
+
+
+@every_space
+def test_integers_count_as_the_default_dtype(name: str) -> None:
+    """The matrices of a group were rounded to integers with them."""
+    space = space_named(name)
+    x = torch.zeros(2, space.cover_dim, dtype=torch.long)
+    x[0, 0] = x[1, -1] = 1
+    if "-x-" in name:  # a product of a sphere needs a point of each factor
+        x[:, 0] = x[:, -1] = 1
+    real = x.float()
+    for call in (
+        space.embed,
+        space.project,
+        lambda p: space.lifts(p, 0.5),
+        lambda p: space.distance(p, p.flip(0)),
+    ):
+        found = call(x)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, call(real))
+
+
+@every_space
+def test_no_tensors_are_named(name: str) -> None:
+    space = space_named(name)
+    zeros = [0.0] * space.cover_dim
+    for wrong, kind in ((zeros, "list"), (np.array(zeros), "ndarray"), (0.5, "float"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"x: expected a torch.Tensor of real numbers, found {kind}"):
+            space.embed(wrong)
+        with pytest.raises(TypeError, match=f"y: expected a torch.Tensor of real numbers, found {kind}"):
+            space.retract(wrong)
+    with pytest.raises(TypeError, match=r"x: .* found a tensor of torch.complex64"):
+        space.distance(torch.zeros(space.cover_dim, dtype=torch.complex64), torch.zeros(space.cover_dim))
+
+
+def test_gradients_of_distances_at_a_point_are_zero() -> None:
+    for space, point in ((KleinBottle(), [0.3, 0.2]), (Sphere(2), [0.6, 0.0, 0.8])):
+        x = torch.tensor(point, requires_grad=True)
+        space.distance(x, x.detach()).backward()
+        assert x.grad is not None
+        assert x.grad.tolist() == [0.0] * len(point)
