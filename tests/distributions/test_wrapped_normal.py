@@ -466,8 +466,8 @@ def test_arguments_are_checked() -> None:
             WrappedNormal(K, loc, **kwargs)
     with pytest.raises(ValueError, match=r"loc: expected shape \(..., 2\), found \(3,\)"):
         WrappedNormal(K, torch.zeros(3), scale)
-    with pytest.raises(ValueError, match=r"scale: expected shape \(..., 2\), found \(\)"):
-        WrappedNormal(K, loc, torch.ones(()))
+    with pytest.raises(ValueError, match=r"scale: expected shape \(..., 2\), found \(3,\)"):
+        WrappedNormal(K, loc, torch.ones(3))
     with pytest.raises(ValueError, match=r"scale_tril: expected shape \(..., 2, 2\), found \(2,\)"):
         WrappedNormal(K, loc, scale_tril=scale)
     with pytest.raises(TypeError, match="covering: expected a Covering, found int"):

@@ -282,3 +282,24 @@ def test_product_distance() -> None:
         tp.Product(tp.Circle(), 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one"):
         tp.Product()
+
+
+@pytest.mark.parametrize("size", [0.01, 0.5, 1.0, 30.0])
+@pytest.mark.parametrize("lattice", [[[1.0], [0.0]], [[1.0], [1.0]], [[0.0], [1.0]]])
+def test_a_cylinder_of_any_size_and_direction_has_few_features(lattice: list, size: float) -> None:
+    """Beside short waves the open coordinate was too flat to count: none were found at .5, 49 along a diagonal."""
+    space = tp.FlatManifold(size * torch.tensor(lattice))
+    assert space.num_features == 5  # as many as an embedding of a surface may need (Whitney), and no more
+    x = size * torch.randn(50, 2, dtype=torch.float64)
+    assert space.distance(space.retract(space.embed(x)), x).max() < 1e-7 * size
+
+
+@pytest.mark.parametrize("size", [0.01, 30.0])
+def test_a_moebius_band_of_any_size_embeds(size: float) -> None:
+    space = tp.FlatManifold([[2 * size], [0.0]], [([[1.0, 0.0], [0.0, -1.0]], [size, 0.0])])
+    assert (
+        space.num_features
+        == tp.FlatManifold([[2.0], [0.0]], [([[1.0, 0.0], [0.0, -1.0]], [1.0, 0.0])]).num_features
+    )
+    x = size * torch.randn(50, 2, dtype=torch.float64)
+    assert space.distance(space.retract(space.embed(x)), x).max() < 1e-7 * size

@@ -1,8 +1,8 @@
 r"""Kullback-Leibler divergences through coverings, in nats.
 
 Data processing: KL(pi* q || pi* p) <= KL(q || p), with equality iff q / p is constant on fibres. The
-*cover bound* is the right-hand side, computed on a finite cover, where a uniform law exists; it
-exceeds the exact value by at most log(number of sheets).
+*cover bound* is the right-hand side, computed on a finite cover, where a uniform law exists; with a diagonal
+scale along the axes it exceeds the exact value by at most log(number of sheets).
 
 The trap: log vol - h(q) with q the normal on R^n is a *lower* bound on the KL to the uniform law of the
 quotient, since pushing down can only lose entropy, h(pi* q) <= h(q). It is no training objective.
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution, MultivariateNormal, kl_divergence, register_kl
 
 from topoprior.distributions.kappa import kappa
+from topoprior.distributions.lattice_sums import whitened_basis
 from topoprior.distributions.uniform import UniformOn
 from topoprior.distributions.wrapped_normal import WrappedNormal
 from topoprior.spaces.covering import Covering
@@ -32,8 +33,9 @@ def cover_kl(q: Distribution, p: Distribution) -> Tensor:
     - ``WrappedNormal`` against ``UniformOn`` (a compact flat manifold): the KL on the torus that covers
       it. With a diagonal scale along the axes, :math:`\sum_i \kappa(\sigma_i / P_i)`; the gap to the
       exact value is between 0 and log(sheets). With a full covariance, the chain rule in triangular
-      coordinates, :math:`\sum_i \kappa(1 / R_{ii})` with L^-1 B = QR: conditioning on an unwrapped
-      coordinate can only increase a KL, so it is still an upper bound.
+      coordinates, :math:`\sum_i \kappa(1 / R_{ii})` with L^-1 B Z = QR, B Z a reduced basis of the lattice:
+      conditioning on an unwrapped coordinate can only increase a KL, so it is still an upper bound, but the
+      gap has no such limit. On 400 random covariances on a torus (stds .006 to 10) it was .013 at most.
     - two ``WrappedNormal``: the KL of the normals on R^n, from q to the nearest lifts of p.
     - ``UniformOn`` against itself: 0.
     - ``Pushforward`` from a sphere against ``UniformOn``, and two ``Pushforward``: the KL of the bases,
@@ -90,13 +92,10 @@ def _torus_kl(q: WrappedNormal) -> Tensor:
     periods = q.covering.periods
     if q.is_diagonal and periods is not None:
         return kappa(q.scale / periods.to(q.scale)).sum(-1)
-    # In float64: in float32 a covariance with stds 1e-3 and 1e3 has no digits left here.
-    lattice = q.covering.lattice.to(q.loc.device)
-    whitened = torch.linalg.solve_triangular(
-        q.scale_tril.double(), lattice.expand(*q.batch_shape, *lattice.shape), upper=False
-    )
-    lengths = torch.linalg.qr(whitened).R.diagonal(dim1=-2, dim2=-1).abs()
-    return kappa(1 / lengths).sum(-1).to(q.loc.dtype)
+    # In a reduced basis of the whitened lattice: in another one, conditions that are wide leave out most of what is
+    # known (2.9 nats on a torus that the normal covers evenly).
+    _, r, _ = whitened_basis(q.scale_tril, q.covering.lattice.to(q.loc.device))
+    return kappa(1 / r.diagonal(dim1=-2, dim2=-1)).sum(-1).to(q.loc.dtype)
 
 
 @register_cover_kl(WrappedNormal, WrappedNormal)

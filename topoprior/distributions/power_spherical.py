@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
+from topoprior.distributions.arguments import at_least_single, tensors
 from topoprior.distributions.uniform import UniformOn
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm
+from topoprior.utils.checks import real_tensor
 
 
 class _UnitVector(constraints.Constraint):
@@ -19,7 +21,8 @@ class _UnitVector(constraints.Constraint):
     event_dim = 1
 
     def check(self, value: Tensor) -> Tensor:
-        return (value.square().sum(-1) - 1).abs() < 1e-4
+        value = real_tensor("value", value)
+        return (value.float().square().sum(-1) - 1).abs() < max(1e-4, 4 * torch.finfo(value.dtype).eps)
 
     def __repr__(self) -> str:
         return "UnitVector()"
@@ -38,7 +41,11 @@ class PowerSpherical(Distribution):
 
     Args:
         loc: mu, unit vectors (..., d), d >= 2.
-        scale: kappa > 0, (...).
+        scale: kappa > 0, (...), or a number.
+
+    Raises:
+        TypeError: an argument is neither a tensor nor a number.
+        ValueError: ``loc`` has no such shape, or values are out of range.
 
     Example:
         >>> q = PowerSpherical(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(1.0))
@@ -50,7 +57,8 @@ class PowerSpherical(Distribution):
     arg_constraints = {"loc": unit_vector, "scale": constraints.positive}
     support = unit_vector
 
-    def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor | float, validate_args: bool | None = None) -> None:
+        loc, scale = tensors(loc=loc, scale=scale)
         if loc.dim() < 1 or loc.shape[-1] < 2:
             raise ValueError(f"loc: expected shape (..., d) with d >= 2, found {tuple(loc.shape)}")
         batch = torch.broadcast_shapes(loc.shape[:-1], scale.shape)
@@ -71,6 +79,12 @@ class PowerSpherical(Distribution):
     def _beta(self) -> float:
         return (self.event_shape[0] - 1) / 2
 
+    def _computed(self) -> tuple[Tensor, Tensor]:
+        """The parameters in the dtype that is computed in."""
+        return self.loc.to(at_least_single(self.loc.dtype)), self.scale.to(
+            at_least_single(self.scale.dtype)
+        )
+
     @property
     def mean(self) -> Tensor:
         """E[x] = kappa / (kappa + d - 1) mu, inside the ball."""
@@ -83,7 +97,8 @@ class PowerSpherical(Distribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         # Beta by two Gamma variables: near the mode 1 - z keeps all its digits.
-        alpha = (self.scale + self._beta).expand(shape)
+        loc, scale = self._computed()
+        alpha = (scale + self._beta).expand(shape)
         a = torch.distributions.Gamma(alpha, torch.ones_like(alpha), validate_args=False).rsample()
         with torch.no_grad():
             b = torch.distributions.Gamma(
@@ -91,31 +106,35 @@ class PowerSpherical(Distribution):
             ).sample()
         t = (a - b) / (a + b)
         radius = 2 * a.sqrt() * b.sqrt() / (a + b)
-        v = torch.randn(*shape, self.event_shape[0] - 1, dtype=self.loc.dtype, device=self.loc.device)
+        v = torch.randn(*shape, self.event_shape[0] - 1, dtype=loc.dtype, device=loc.device)
         v = v / v.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
         y = torch.cat([t.unsqueeze(-1), radius.unsqueeze(-1) * v], -1)
         # The reflection in u = mu + s e_1 takes e_1 to -s mu. With s the sign of mu_1, |u|^2 >= 2.
-        sign = torch.where(self.loc[..., :1] < 0, -1.0, 1.0).to(self.loc)
-        u = torch.cat([self.loc[..., :1] + sign, self.loc[..., 1:]], -1)
+        sign = torch.where(loc[..., :1] < 0, -1.0, 1.0).to(loc)
+        u = torch.cat([loc[..., :1] + sign, loc[..., 1:]], -1)
         reflected = y - 2 * u * (u * y).sum(-1, keepdim=True) / u.square().sum(-1, keepdim=True)
-        return -sign * reflected
+        return (-sign * reflected).to(self.loc.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        beta = self._beta
-        log_norm = _log_ratio(self.scale + beta, beta) - 2 * beta * math.log(2) - beta * math.log(math.pi)
+        dtype = torch.promote_types(real_tensor("value", value).dtype, self.loc.dtype)
+        value, beta = value.to(at_least_single(dtype)), self._beta
+        loc, scale = self._computed()
+        log_norm = _log_ratio(scale + beta, beta) - 2 * beta * math.log(2) - beta * math.log(math.pi)
         # log((1 + mu . x) / 2), by |x - mu| near the mode and by |x + mu| near its antipode.
-        near = ((value - self.loc).square().sum(-1) / 4).clamp(max=0.75)
-        far = ((value + self.loc).square().sum(-1) / 4).clamp_min(torch.finfo(value.dtype).tiny)
-        return log_norm + self.scale * torch.where(far > 0.5, (-near).log1p(), far.log())
+        near = ((value - loc).square().sum(-1) / 4).clamp(max=0.75)
+        far = ((value + loc).square().sum(-1) / 4).clamp_min(torch.finfo(value.dtype).tiny)
+        return (log_norm + scale * torch.where(far > 0.5, (-near).log1p(), far.log())).to(dtype)
 
     def entropy(self) -> Tensor:
         """In nats, closed form."""
         beta = self._beta
-        alpha = self.scale + beta
+        _, scale = self._computed()
+        alpha = scale + beta
         constant = 2 * beta * math.log(2) + beta * math.log(math.pi)
-        return constant - _log_ratio(alpha, beta) + self.scale * _log_ratio_slope(alpha, beta)
+        found = constant - _log_ratio(alpha, beta) + scale * _log_ratio_slope(alpha, beta)
+        return found.to(self.scale.dtype)
 
 
 @register_kl(PowerSpherical, UniformOn)
@@ -127,15 +146,16 @@ def _kl_power_spherical_uniform(q: PowerSpherical, p: UniformOn) -> Tensor:
         raise ValueError(f"q lives on the sphere in R^{q.event_shape[0]}, p on {p.covering!r}")
     beta = q._beta
     whole, half = divmod(beta, 1)
-    alpha = q.scale + beta
-    total = torch.zeros_like(q.scale)
+    _, scale = q._computed()
+    alpha = scale + beta
+    total = torch.zeros_like(scale)
     if half:
         start = math.lgamma(beta + 0.5) - math.lgamma(beta)
-        total = _log_half_ratio(alpha) - start - q.scale * _half_ratio_slope(alpha)
+        total = _log_half_ratio(alpha) - start - scale * _half_ratio_slope(alpha)
     for i in range(int(whole)):
-        ratio = q.scale / (beta + half + i)
+        ratio = scale / (beta + half + i)
         total = total + ratio.log1p() - ratio / (1 + ratio)
-    return total.expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
+    return total.to(q.scale.dtype).expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
 
 
 # --- log Gamma(a + beta) - log Gamma(a), for beta a multiple of 1/2 -----------------------------------

@@ -20,6 +20,7 @@ from topoprior.spaces.covering import Covering
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.product import Product
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm
+from topoprior.utils.checks import check_positive, real_tensor
 
 _NODES = 2048
 
@@ -76,8 +77,8 @@ class Pushforward(Distribution):
             )
         if not flat and radius is not None:
             raise ValueError(f"radius: the deck group of {covering!r} is finite, all lifts are summed")
-        if radius is not None and not 0 < radius < math.inf:
-            raise ValueError(f"radius: expected a positive number, found {radius}")
+        if radius is not None:
+            radius = check_positive("radius", radius)
         self.covering, self.base, self.radius = covering, base, radius
         super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
 
@@ -99,6 +100,10 @@ class Pushforward(Distribution):
         new._validate_args = self._validate_args
         return new
 
+    def __repr__(self) -> str:
+        radius = "" if self.radius is None else f", radius={self.radius:g}"
+        return f"Pushforward({self.covering!r}, {self.base!r}{radius})"
+
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Lifts of reparameterized samples, (*sample_shape, *batch_shape, cover_dim)."""
         return self.base.rsample(torch.Size(sample_shape))
@@ -109,6 +114,7 @@ class Pushforward(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
+        value = real_tensor("value", value)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         lifts = self._lifts(value.expand(*shape, *self.event_shape))
         return self.base.log_prob(lifts.movedim(-2, 0)).logsumexp(0)

@@ -56,14 +56,15 @@ def _direct(x: Tensor, scale: Tensor, terms: int) -> Tensor:
     """As N(x; 0, s^2) (1 + sum over k != 0 of exp(-(k^2 + 2 k x) / 2 s^2)), with
     k^2 - 2 k |x| = k (1 - 2 |x|) + k (k - 1): two exponentials serve every k, and none overflows."""
     narrow = scale.clamp(max=CROSSOVER)
-    half_precision = 0.5 / narrow.square()
+    # Bounded: where 1 / s^2 overflows, 0 times it would be NaN, and no image but the nearest counts.
+    half_precision = (0.5 / narrow.square()).clamp(max=1e30)
     near = ((2 * x.abs() - 1) * half_precision).exp()
     far = (-(2 * x.abs() + 1) * half_precision).exp()
     step = (-2 * half_precision).exp()
     images = near + far
     for k in range(2, terms + 1):
         images = images + (near**k + far**k) * step ** (k * (k - 1) // 2)
-    return images.log1p() - x.square() * half_precision - narrow.log() - 0.5 * _LOG_2PI
+    return images.log1p() - 0.5 * (x / narrow).square() - narrow.log() - 0.5 * _LOG_2PI
 
 
 def _dual(x: Tensor, scale: Tensor, terms: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from topoprior.spaces.covering import Covering
+from topoprior.utils.checks import real_tensor
 
 
 class UniformOn(Distribution):
@@ -46,6 +47,8 @@ class UniformOn(Distribution):
             raise ValueError(f"covering: {covering!r} is not compact: it carries no uniform distribution")
         self.covering = covering
         self.dtype = dtype or torch.get_default_dtype()
+        if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
+            raise TypeError(f"dtype: expected a dtype of real numbers, found {self.dtype}")
         # Not asked for here: torch.get_default_device() cannot be compiled.
         self.device = None if device is None else torch.device(device)
         event = torch.Size([covering.cover_dim])
@@ -65,8 +68,13 @@ class UniformOn(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
+        value = real_tensor("value", value)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         return value.new_full(shape, -math.log(self.covering.volume))
+
+    def __repr__(self) -> str:
+        batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
+        return f"UniformOn({self.covering!r}{batch})"
 
     def entropy(self) -> Tensor:
         return torch.full(

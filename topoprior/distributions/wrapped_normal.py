@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.utils.checkpoint import checkpoint
 
+from topoprior.distributions.arguments import at_least_single, finite_vector, tensors
 from topoprior.distributions.lattice_sums import log_lattice_normal_of_sum
 from topoprior.distributions.quadrature import wrapped_normal_nodes
 from topoprior.distributions.theta import log_wrapped_normal
 from topoprior.spaces.flat.manifold import FlatManifold
+from topoprior.utils.checks import real_tensor
 
 _LOG_2PI = math.log(2 * math.pi)
 _TERMS = 1 << 20  # evaluated at a time in a quadrature, to bound memory
@@ -37,12 +39,12 @@ class WrappedNormal(Distribution):
 
     Args:
         covering: a :class:`~topoprior.spaces.flat.manifold.FlatManifold`.
-        loc: any lift of the center, (..., n).
-        scale: stds along the axes, (..., n); or
+        loc: any lift of the center, (..., n), or one number for all coordinates.
+        scale: stds along the axes, (..., n), or one number for all; or
         scale_tril: lower triangular with positive diagonal, (..., n, n).
 
     Raises:
-        TypeError: covering is not flat.
+        TypeError: covering is not flat; an argument is neither a tensor nor a number.
         ValueError: both or neither of ``scale`` and ``scale_tril``, wrong shapes, values out of range.
 
     Example:
@@ -59,8 +61,8 @@ class WrappedNormal(Distribution):
     def __init__(
         self,
         covering: FlatManifold,
-        loc: Tensor,
-        scale: Tensor | None = None,
+        loc: Tensor | float,
+        scale: Tensor | float | None = None,
         scale_tril: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
@@ -70,13 +72,17 @@ class WrappedNormal(Distribution):
             raise ValueError("scale, scale_tril: expected exactly one of the two")
         self.covering = covering
         n = covering.cover_dim
-        _check_tail("loc", loc, (n,))
         if scale is not None:
+            loc, scale = tensors(loc=loc, scale=scale)
+            loc, scale = (x if x.dim() else x.expand(n) for x in (loc, scale))
+            _check_tail("loc", loc, (n,))
             _check_tail("scale", scale, (n,))
             batch = torch.broadcast_shapes(loc.shape[:-1], scale.shape[:-1])
             self.scale = scale.expand(*batch, n)
         else:
-            assert scale_tril is not None
+            loc, scale_tril = tensors(loc=loc, scale_tril=scale_tril)
+            loc = loc if loc.dim() else loc.expand(n)
+            _check_tail("loc", loc, (n,))
             _check_tail("scale_tril", scale_tril, (n, n))
             batch = torch.broadcast_shapes(loc.shape[:-1], scale_tril.shape[:-2])
             self._scale_tril = scale_tril.expand(*batch, n, n)
@@ -88,10 +94,10 @@ class WrappedNormal(Distribution):
     def arg_constraints(self) -> dict[str, Any]:
         if self.is_diagonal:
             return {
-                "loc": constraints.real_vector,
+                "loc": finite_vector,
                 "scale": constraints.independent(constraints.positive, 1),
             }
-        return {"loc": constraints.real_vector, "scale_tril": constraints.lower_cholesky}
+        return {"loc": finite_vector, "scale_tril": constraints.lower_cholesky}
 
     @property
     def support(self) -> Any:
@@ -114,6 +120,10 @@ class WrappedNormal(Distribution):
         new._validate_args = self._validate_args
         return new
 
+    def __repr__(self) -> str:
+        batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
+        return f"WrappedNormal({self.covering!r}{batch})"
+
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Lifts of reparameterized samples, (*sample_shape, *batch_shape, n)."""
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -125,14 +135,12 @@ class WrappedNormal(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
+        value = real_tensor("value", value)
         if self.is_diagonal and self.covering.periods is not None:
-            sheets = self._axis_sheets(value)
-            if len(sheets) == 1:
-                return sheets[0]
-            total = sheets[0]
-            for other in sheets[1:]:
+            total, *sheets = self._axis_sheets(value)
+            for other in sheets:
                 total = torch.logaddexp(total, other)
-            return total
+            return total.to(torch.promote_types(value.dtype, self.loc.dtype))
         space = self.covering
         turned = torch.einsum("jab,...b->...ja", space.linear.to(value.device), value.double())
         centre = self.loc.double().unsqueeze(-2)
@@ -150,9 +158,9 @@ class WrappedNormal(Distribution):
         """
         periods = self.covering._periods
         assert periods is not None
-        dtype = torch.promote_types(value.dtype, self.loc.dtype)
+        dtype = at_least_single(torch.promote_types(value.dtype, self.loc.dtype))
         coordinates, centers = value.double().unbind(-1), self.loc.double().unbind(-1)
-        scales = self.scale.unbind(-1)
+        scales = self.scale.to(at_least_single(self.scale.dtype)).unbind(-1)
         sheets = []
         for a, t in self.covering._cosets:
             total: Tensor | None = None

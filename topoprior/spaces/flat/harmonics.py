@@ -118,6 +118,14 @@ class Harmonics:
         chosen.columns = torch.tensor(self.columns)[columns].tolist()
         return chosen
 
+    def steeper(self, factor: float) -> Harmonics:
+        """The same, those with a coordinate among their factors times ``factor``."""
+        changed = copy.copy(self)
+        rows = torch.tensor([c is not None for c in self._coordinates], device="cpu")
+        columns = (self._weights[:, rows].abs().sum((0, 1)) > 0).to(torch.float64)
+        changed._weights = self._weights * (1 + (factor - 1) * columns)
+        return changed
+
     def plane_waves(self, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """h(x) @ coefficients as sum_t C_t cos(2 pi k_t . y) + S_t sin(2 pi k_t . y), y in lattice coordinates.
 

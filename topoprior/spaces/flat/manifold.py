@@ -20,12 +20,16 @@ from topoprior.utils.plain import found_once, own, plain
 
 
 def embedding_harmonics(space: FlatManifold) -> Harmonics:
-    """A small set of low harmonics (constant left out) whose map is an immersion and injective."""
-    points = torch.cat([_grid(space, 256), _random(space, 344)])
-    lowest = Harmonics(space, 1 + _MOST_FEATURES, coordinates=space.rank < space.dim)
-    lowest = lowest.select(slice(1, None))
+    """A small set of low harmonics (constant left out) whose map is an immersion and injective.
+
+    Open coordinates are measured so that their slope is that of a wave of the longest period.
+    """
     periods = space.lattice.norm(dim=0)
-    least = _LEAST_SLOPE * 2 * math.pi / periods.max().item()
+    steepness = 2 * math.pi / periods.max().item() if space.rank else 1.0
+    points = torch.cat([_grid(space, 256, 3 / steepness), _random(space, 344, 1 / steepness)])
+    lowest = Harmonics(space, 1 + _MOST_FEATURES, coordinates=space.rank < space.dim)
+    lowest = lowest.select(slice(1, None)).steeper(steepness)
+    least = _LEAST_SLOPE * steepness
     columns = _Slopes(space, lowest, points, 0.1 * periods.min().item(), least).select()
     if columns is None:
         raise ValueError(f"no embedding of {space!r} by {_MOST_FEATURES} harmonics was found")
@@ -39,11 +43,11 @@ def _random(space: FlatManifold, count: int, width: float = 1.0) -> Tensor:
     return cell @ space.lattice.T + open_part @ space.across_basis.T
 
 
-def _grid(space: FlatManifold, count: int) -> Tensor:
-    """About ``count`` points: a regular grid of the lattice cell, and of [-3, 3] across it."""
+def _grid(space: FlatManifold, count: int, reach: float) -> Tensor:
+    """About ``count`` points: a regular grid of the lattice cell, and of [-reach, reach] across it."""
     side = max(4, 2 * round(count ** (1 / space.dim) / 2))
     lines = [torch.arange(side, dtype=torch.float64) / side] * space.rank
-    lines += [torch.linspace(-3, 3, side, dtype=torch.float64)] * (space.dim - space.rank)
+    lines += [torch.linspace(-reach, reach, side, dtype=torch.float64)] * (space.dim - space.rank)
     points = torch.cartesian_prod(*lines).reshape(-1, space.dim)
     return points[:, : space.rank] @ space.lattice.T + points[:, space.rank :] @ space.across_basis.T
 
@@ -277,7 +281,7 @@ class FlatManifold(Covering):
 
     @found_once
     def _search_grid(self) -> Tensor:
-        return _grid(self, _GRID)
+        return _grid(self, _GRID, 3 * self.lattice.norm(dim=0).max().item() / (2 * math.pi))
 
     @property
     def num_features(self) -> int:  # type: ignore[override]

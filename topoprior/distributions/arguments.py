@@ -1,0 +1,54 @@
+"""Arguments of laws: numbers stand beside tensors as in torch.distributions, all else is named."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from topoprior.utils.checks import real_tensor
+
+
+def tensors(**values: Any) -> list[Tensor]:
+    """Tensors of one real dtype, numbers as tensors like the others; integers count as the default dtype.
+
+    Raises:
+        TypeError: neither a real tensor nor a number: a list, an array, ...; the message names it.
+    """
+    known = [real_tensor(name, x) for name, x in values.items() if isinstance(x, Tensor)]
+    dtype = known[0].dtype if known else torch.get_default_dtype()
+    for x in known[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    device = known[0].device if known else None
+    found = []
+    for name, x in values.items():
+        if isinstance(x, Tensor):
+            found.append(real_tensor(name, x))
+        else:
+            if not isinstance(x, Real) or isinstance(x, bool):
+                raise TypeError(f"{name}: expected a torch.Tensor or a number, found {type(x).__name__}")
+            found.append(torch.tensor(float(x), dtype=dtype, device=device))
+    return found
+
+
+class _FiniteVector(constraints.Constraint):
+    """Vectors of finite numbers: a normal about infinity, wrapped, is no law."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        return value.isfinite().all(-1)
+
+    def __repr__(self) -> str:
+        return "FiniteVector()"
+
+
+finite_vector = _FiniteVector()
+
+
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """What a law with parameters of ``dtype`` is computed in: half precision has too few digits and exponents."""
+    return torch.promote_types(dtype, torch.float32)
