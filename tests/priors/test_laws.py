@@ -54,7 +54,7 @@ def disturb(posterior, seed=0):
 
 
 def test_every_name_is_documented():
-    page = (Path(tp.__file__).parents[1] / "docs" / "priors.md").read_text(encoding="utf-8")
+    page = (Path(tp.__file__).parents[1] / "docs" / "concepts" / "priors.md").read_text(encoding="utf-8")
     assert [name for name in BUILT_IN if f"| `{name}`" not in page and f", `{name}`" not in page] == []
     assert {"gaussian", "klein-3x3", "klein-fixed", "klein-natural-3x3"} <= set(BUILT_IN)
 
