@@ -5,6 +5,7 @@ from topoprior.inference.diagnostics import Diagnostics, diagnose
 from topoprior.inference.geometry import StateSpace
 from topoprior.inference.hmc import HMC
 from topoprior.inference.langevin import BAOAB
+from topoprior.inference.natural import NaturalGradient
 from topoprior.inference.potential import Potential, log_joint, log_prior
 from topoprior.inference.samples import PosteriorSamples, Samples
 from topoprior.inference.sampling import SamplingError, sample_density, sample_posterior
@@ -14,6 +15,7 @@ __all__ = [
     "Chain",
     "Diagnostics",
     "HMC",
+    "NaturalGradient",
     "PosteriorSamples",
     "Potential",
     "Sampler",
