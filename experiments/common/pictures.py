@@ -1,4 +1,4 @@
-"""Pictures of results: kernels side by side, figures as PNG."""
+"""Pictures of results: kernels side by side, figures as small PNG files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOSAIC = (2, 8)  # kernels in a picture: rows, columns
+LARGEST = 150_000  # bytes of a picture: a repository keeps them
 
 
 def mosaic(kernels: Tensor) -> Any:
@@ -26,6 +27,13 @@ def mosaic(kernels: Tensor) -> Any:
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
+    """At most 150 kB: with a palette of 64 colours, and coarser where that does not do."""
+    from PIL import Image
+
+    while True:
+        drawn, packed = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=dpi)
+        Image.open(drawn).convert("RGB").quantize(64).save(packed, "png", optimize=True)
+        if packed.tell() <= LARGEST or dpi <= 40:
+            return packed.getvalue()
+        dpi = round(dpi * 0.85)

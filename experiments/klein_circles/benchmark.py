@@ -35,7 +35,6 @@ from torch import Tensor, nn
 import topoprior as tp
 from experiments.klein_circles.images import NUM_PUBLISHED, PUBLISHED_SEED, image_set
 from experiments.klein_circles.run import HIDDEN
-from experiments.klein_circles.targets import median_ratio
 from topoprior.utils.files import write_atomically
 from topoprior.vae.training import fit
 
@@ -174,6 +173,11 @@ def cost(arguments: argparse.Namespace) -> dict[str, object]:
         "cpu seconds": cpu,
         "wall seconds": wall,
     }
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the ratios of neighbours: what slows a machine down for a while hits both."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def ours(images: Tensor, batch_size: int, precision: torch.dtype | None) -> Callable[[], object]:

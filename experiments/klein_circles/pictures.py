@@ -1,18 +1,17 @@
-"""Pictures of the Klein-Circles runs: latents, decoded images, curves. What they need of a model is kept beside
-its run, so that they can be drawn again without it."""
+"""Pictures of the Klein-Circles runs: latents, decoded images, curves."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import topoprior as tp
+from experiments.common.store import Run
 from experiments.klein_circles.images import ImageSet
 from topoprior.plots import Domain, Edge, fundamental_domain, mark_edges
 
@@ -120,12 +119,6 @@ def picture_data(vae: tp.CoveringVAE, images: ImageSet, x: Tensor, points: Tenso
     }
 
 
-def to_bytes(arrays: Arrays) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
 def latents_picture(space: tp.Covering, images: ImageSet, data: Arrays) -> Figure:
     """Latents of test images, coloured by two functions of their generating points, and images decoded on a
     grid of the same rectangle; edges with arrows of one colour are glued, head to head."""
@@ -169,7 +162,7 @@ def _mosaic(decoded: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return canvas.reshape(rows * (height + 1), columns * (width + 1))
 
 
-def curves_picture(runs: list[dict[str, Any]]) -> Figure:
+def curves_picture(runs: Sequence[Run]) -> Figure:
     """The negative ELBO of the validation part after every epoch, a colour for each model."""
     from matplotlib.figure import Figure
 
@@ -177,10 +170,12 @@ def curves_picture(runs: list[dict[str, Any]]) -> Figure:
     axis = figure.subplots()
     colours: dict[str, str] = {}
     for run in runs:
-        model = run["config"]["model"]
+        model = run.config["model"]
         label = None if model in colours else model
         colour = colours.setdefault(model, f"C{len(colours)}")
-        axis.plot(range(1, len(run["validation"]) + 1), run["validation"], color=colour, label=label)
+        axis.plot(
+            range(1, len(run.result["validation"]) + 1), run.result["validation"], color=colour, label=label
+        )
     axis.set(xlabel="epoch", ylabel="negative ELBO, validation (nats)", yscale="log")
     axis.legend()
     return figure

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from experiments.common.document import markdown_table
+from experiments.common.document import Document
+from experiments.common.store import Run
 from experiments.klein_circles.images import ImageSet
-from experiments.klein_circles.targets import LOOPS, targets
-from topoprior.topology.fit import Fit
 from topoprior.topology.loops import SAFE_STEP
 
-Run = dict[str, Any]
+LOOPS = "loops kept"
 BOTTLENECKS = tuple(f"bottleneck H{degree} Z/{field}" for field in (2, 3) for degree in (1, 2))
 # github.com/bekemax/KleinVAE, results/klein_circles/results.csv, seed 28.
 PUBLISHED = {
@@ -50,50 +47,39 @@ _NOTES = {
 }
 
 
-def markdown(stored: Sequence[Run], images: ImageSet, folder: Path) -> str:
-    """report.md: the table, the targets, every run, and the pictures that are in ``folder``."""
-    runs = [_checked(run, images) for run in stored]
-    config, published = runs[0]["config"], runs[0]["config"]["data"] == "published"
-    models = list(dict.fromkeys(run["config"]["model"] for run in runs))
-    seeds = sorted({run["config"]["seed"] for run in runs})
-    used = [column for column in COLUMNS if any(column in run["results"] for run in runs)]
-    lines = [
-        f"# {images.title}" + (", without warm start" if config["cold"] else ""),
-        "",
+def report(runs: Sequence[Run], images: ImageSet) -> Document:
+    """The table over seeds, beside the published one, and every run."""
+    config = runs[0].config
+    published = config["images"] == "published"
+    results = [_checked(run.result["measures"], images) for run in runs]
+    models = list(dict.fromkeys(run.config["model"] for run in runs))
+    seeds = sorted({run.config["seed"] for run in runs})
+    used = [column for column in COLUMNS if any(column in found for found in results)]
+    page = Document(images.title + (", without warm start" if config["cold"] else ""))
+    page.text(
         f"{config['num_images']:,} images (80 / 10 / 10), {config['epochs']} epochs in {config['precision']}, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
-        f"at most {max(run['parameters'] for run in runs):,} parameters. "
+        f"at most {max(found['parameters'] for found in results):,} parameters. "
         "Test set; mean ± standard deviation over seeds. Lower is better, but for trustworthiness, continuity "
-        "and loops." + (" Published: one seed, 50 epochs." if published else ""),
-        "",
-    ]
+        "and loops." + (" Published: one seed, 50 epochs." if published else "")
+    )
     table: list[Sequence[object]] = [("model", *used)]
     for model in models:
-        chosen = [run["results"] for run in runs if run["config"]["model"] == model]
+        chosen = [found for run, found in zip(runs, results, strict=True) if run.config["model"] == model]
         table.append((model, *(_cell(chosen, column) for column in used)))
         if published and model in PUBLISHED:
             known = PUBLISHED[model]
             table.append((f"{model}, published", *(f"{known[c]:g}" if c in known else "" for c in used)))
-    lines += [
-        *markdown_table(table),
-        "",
-        " ".join(note for column, note in _NOTES.items() if column in used),
-    ]
-    rows = (
-        [] if config["cold"] else targets(runs, images, _read(folder, "throughput"), _read(folder, "cost"))
-    )
-    if rows:
-        lines += ["", "## Targets", "", *markdown_table([("", "target", "result", "met"), *rows])]
-    lines += ["", "## Every run", "", *_every_run(runs, images)]
-    for picture in ["curves.png", *(f"latents-{model}.png" for model in models)]:
-        if (folder / picture).exists():
-            lines += ["", f"![{picture.removesuffix('.png')}]({picture})"]
-    return "\n".join(lines) + "\n"
+    page.table(table)
+    page.text(" ".join(note for column, note in _NOTES.items() if column in used))
+    page.heading("Every run")
+    page.table(_every_run(runs, results))
+    return page
 
 
-def _checked(run: Run, images: ImageSet) -> Run:
-    """The run with its results as they may be shown."""
-    results = dict(run["results"])
+def _checked(measures: dict[str, Any], images: ImageSet) -> dict[str, Any]:
+    """Measures as they may be shown."""
+    results = {key: value for key, value in measures.items() if value is not None}
     if not math.isfinite(images.space.volume):
         # The scale of an open direction is the prior's, not that of the generating points.
         results.pop("isometry distance", None)
@@ -101,28 +87,26 @@ def _checked(run: Run, images: ImageSet) -> Run:
         results["largest step"] /= images.space.shortest_loop
         if results["largest step"] > SAFE_STEP:
             results[LOOPS] = None
-    return {**run, "results": results}
+    return results
 
 
-def _every_run(runs: Sequence[Run], images: ImageSet) -> list[str]:
+def _every_run(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> list[Sequence[object]]:
     columns = ("negative ELBO", "trustworthiness", "continuity")
     rows: list[Sequence[object]] = [
         ("model", "seed", *columns, LOOPS, "largest step / shortest loop", "warm start mismatch", "minutes")
     ]
-    for run in runs:
-        results, start = run["results"], run["warm_start"]
+    for run, found in zip(runs, results, strict=True):
+        numbers = (("largest step", ".3f"), ("warm start mismatch", ".3f"), ("minutes", ".1f"))
         rows.append(
             (
-                run["config"]["model"],
-                run["config"]["seed"],
-                *(f"{results[c]:.4g}" for c in columns),
-                {True: "yes", False: "no", None: "unclear"}[results[LOOPS]] if LOOPS in results else "",
-                f"{results['largest step']:.3f}" if "largest step" in results else "",
-                "" if start is None else f"{Fit.of(start).mismatch:.3f}",
-                "" if run["seconds"] is None else f"{run['seconds'] / 60:.1f}",
+                run.config["model"],
+                run.config["seed"],
+                *(f"{found[c]:.4g}" for c in columns),
+                {True: "yes", False: "no", None: "unclear"}[found[LOOPS]] if LOOPS in found else "",
+                *(f"{found[name]:{digits}}" if name in found else "" for name, digits in numbers),
             )
         )
-    return markdown_table(rows)
+    return rows
 
 
 def _cell(results: list[dict[str, Any]], column: str) -> str:
@@ -137,8 +121,3 @@ def _cell(results: list[dict[str, Any]], column: str) -> str:
     digits = max(0, 3 - math.ceil(math.log10(max(abs(statistics.fmean(values)), 1e-9))))
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{spread}"
-
-
-def _read(folder: Path, name: str) -> dict[str, Any] | None:
-    path = folder / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

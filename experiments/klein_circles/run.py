@@ -3,45 +3,36 @@
     python -m experiments.klein_circles.run                                  # the table: 3 models, 3 seeds, 50 epochs
     python -m experiments.klein_circles.run --data klein --model klein --seeds 10 --epochs 20 --num-images 20000
     python -m experiments.klein_circles.run --data torus --model torus
-    python -m experiments.klein_circles.run --report --output experiments/results/klein-circles
 
 Network sizes are the published ones, 900-1024-512-128-32 and back, unless --hidden says otherwise. Every
 finished run is kept in OUTPUT/runs and every epoch in OUTPUT/checkpoints, so the same command resumes a job
-that was stopped. Writes results.json, report.md and pictures; --report writes the last two again from what is
-stored. See --help.
+that was stopped. Writes runs.csv, report.md and pictures.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import importlib.util
-import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import topoprior as tp
+from experiments.common.options import Parser, say, seed_number, whole, write_config
 from experiments.common.pictures import png
+from experiments.common.store import Run, Store, digest, tensor_bytes
+from experiments.common.tables import frame, write_csv
 from experiments.klein_circles.images import NUM_PUBLISHED, PUBLISHED_SEED, SETS, ImageSet, Split, image_set
-from experiments.klein_circles.pictures import (
-    curves_picture,
-    latents_picture,
-    picture_data,
-    to_bytes,
-)
-from experiments.klein_circles.report import markdown
+from experiments.klein_circles.pictures import curves_picture, latents_picture, picture_data
+from experiments.klein_circles.report import report
 from experiments.klein_circles.scores import evaluate
-from topoprior.utils.files import write_atomically
+from topoprior.topology.spectral import Fit
 from topoprior.vae.training import fit
 
 HIDDEN = (1024, 512, 128, 32)
-_DPI = 110
 MODELS = {
     "klein": lambda: tp.KleinBottle(),
     "torus": lambda: tp.Torus(2),
@@ -52,92 +43,96 @@ MODELS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     if arguments.num_images < 1000:
         parser.error(f"--num-images: expected at least 1,000, found {arguments.num_images}")
-    if arguments.report:
-        path = arguments.output / "results.json"
-        if not path.exists():
-            parser.error(f"--report: no {path}")
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        print(write_report(runs, image_set(runs[0]["config"]["data"]), arguments.output))
-        return
-    images = image_set(arguments.data)
-    print(f"rendering {arguments.num_images:,} images", file=sys.stderr)
-    split = images.split(arguments.num_images, PUBLISHED_SEED)
-    runs = []
     try:
-        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-            for model in arguments.model:
-                runs.append(one_run(model, seed, images, split, arguments))
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        write_config(arguments)
+        images = image_set(arguments.data)
+        say(f"rendering {arguments.num_images:,} images")
+        split = images.split(arguments.num_images, PUBLISHED_SEED)
+        runs = run_all(images, split, arguments)
+        write_csv(arguments.output / "runs.csv", frame(runs))
+        page = report(runs, images)
+        page.picture("curves.png", png(curves_picture(runs)), "Validation, after every epoch.")
+        for model in arguments.model:
+            first = next(run for run in runs if run.config["model"] == model)
+            vae = trained(first.config, split, arguments)
+            if vae is not None:
+                figure = latents_picture(vae.covering, images, picture_data(vae, images, *split.test))
+                page.picture(f"latents-{model}.png", png(figure), f"Latents of the first {model} run.")
+        page.write(arguments.output)
+        print(page.markdown())
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     except KeyboardInterrupt:
-        print(f"\nstopped; the same command resumes from {arguments.output}", file=sys.stderr)
-        sys.exit(130)
-    write_json(arguments.output / "results.json", {"runs": runs})
-    store_picture_data(runs, images, split, arguments.output)
-    print(write_report(runs, images, arguments.output))
+        say(f"stopped; the same command resumes from {arguments.output}")
+        return 130
+    return 0
 
 
-def store_picture_data(runs: list[dict[str, Any]], images: ImageSet, split: Split, folder: Path) -> None:
-    """What the pictures need of the first run of every model, read off its checkpoint once."""
-    for run in first_runs(runs):
-        path = folder / "runs" / f"{run['name']}.npz"
-        checkpoint = folder / "checkpoints" / f"{run['name']}.pt"
-        if path.exists() or not checkpoint.exists():
-            continue
-        vae = build(run["config"], images, split.train[0].shape[1:])
-        vae.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["best_state"])
-        write_atomically(path, to_bytes(picture_data(vae, images, *split.test)))
+def run_all(images: ImageSet, split: Split, arguments: argparse.Namespace) -> list[Run]:
+    """Every model with a seed, then with the next one."""
+    store, runs = Store(arguments.output / "runs"), []
+    read = digest(*(tensor_bytes(tensor) for part in split for tensor in part))
+    total, began = arguments.seeds * len(arguments.model), time.monotonic()
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        for model in arguments.model:
+            config = {**describe(model, seed, arguments), "data": read}
+            result = store.get(config)
+            again = "saved before" if result else ""
+            if result is None:
+                result = one_run(config, images, split, arguments)
+                store.put(config, result)
+            runs.append(Run(config, store.get(config) or result, {}))
+            left = (time.monotonic() - began) / len(runs) * (total - len(runs)) / 60
+            elbo = result["measures"]["negative ELBO"]
+            say(
+                f"[{len(runs)}/{total}, {left:.0f} min left] {model}, seed {seed}: negative ELBO {elbo:.2f} {again}"
+            )
+    return runs
 
 
-def write_report(runs: list[dict[str, Any]], images: ImageSet, folder: Path) -> str:
-    """Draws the pictures whose data are stored, others stay as they are; then report.md."""
-    if importlib.util.find_spec("matplotlib") is not None:
-        write_atomically(folder / "curves.png", png(curves_picture(runs), _DPI))
-        for run in first_runs(runs):
-            path = folder / "runs" / f"{run['name']}.npz"
-            if path.exists():
-                model = run["config"]["model"]
-                with np.load(path) as data:
-                    figure = latents_picture(MODELS[model](), images, dict(data))
-                write_atomically(folder / f"latents-{model}.png", png(figure, _DPI))
-    report = markdown(runs, images, folder)
-    write_atomically(folder / "report.md", report.encode())
-    return report
+def trained(config: dict[str, Any], split: Split, arguments: argparse.Namespace) -> tp.CoveringVAE | None:
+    """The model of a run, from its checkpoint; None where that is gone."""
+    path = checkpoint(config, arguments)
+    if not path.exists():
+        return None
+    vae = build(config, split.train[0].shape[1:])
+    vae.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["best_state"])
+    return vae
 
 
-def first_runs(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first run of every model."""
-    return list({run["config"]["model"]: run for run in reversed(runs)}.values())
+def checkpoint(config: dict[str, Any], arguments: argparse.Namespace) -> Path:
+    return arguments.output / "checkpoints" / f"{Store(arguments.output).path(config).stem}.pt"
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--model", nargs="+", choices=MODELS, default=["klein", "torus", "euclidean"])
-    add("--data", choices=SETS, default="published")
-    add("--seeds", type=int, default=3, help="how many (default 3)")
-    add("--first-seed", type=int, default=28)
-    add("--epochs", type=int, default=50)
-    add("--num-images", type=int, default=NUM_PUBLISHED, help="80 / 10 / 10 of them (default 100,000)")
-    add("--batch-size", type=int, default=256)
-    add("--learning-rate", type=float, default=1e-3)
+    add("--model", nargs="+", choices=MODELS, default=["klein", "torus", "euclidean"], help="latent spaces")
+    add("--data", choices=SETS, default="published", help="the image set")
+    add("--seeds", type=whole, default=3, help="how many")
+    add("--seed", type=seed_number, default=28, help="first of them")
+    add("--epochs", type=whole, default=50, help="of a training")
+    add("--num-images", type=whole, default=NUM_PUBLISHED, help="80 / 10 / 10 of them")
+    add("--batch-size", type=whole, default=256, help="images a step")
+    add("--learning-rate", type=float, default=1e-3, help="of Adam")
     add(
         "--hidden",
-        type=int,
+        type=whole,
         nargs="+",
-        default=HIDDEN,
+        default=list(HIDDEN),
         help="widths of the encoder, reversed for the decoder",
     )
-    add("--harmonics", type=int, default=24, help="that the decoder reads")
-    add("--scale", choices=("diagonal", "full"), default="diagonal")
-    add("--coverage", type=float, default=30.0)
+    add("--harmonics", type=whole, default=24, help="that the decoder reads")
+    add("--scale", choices=("diagonal", "full"), default="diagonal", help="of the posterior")
+    add("--coverage", type=float, default=30.0, help="weight of the term that spreads the latents")
     add("--cold", action="store_true", help="no spectral warm start")
-    add("--patience", type=int, default=None, help="stop after so many epochs without improvement")
+    add("--patience", type=whole, help="stop after so many epochs without improvement")
     add(
         "--precision",
         choices=("float32", "bfloat16"),
@@ -145,16 +140,14 @@ def make_parser() -> argparse.ArgumentParser:
         help="of the networks in training",
     )
     add("--topology-points", type=int, default=400, help="of the bottleneck scores; 0: leave them out")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--output", type=Path, default=Path("experiments/results/klein-circles"))
-    add("--report", action="store_true", help="only write report.md and pictures again, from OUTPUT")
-    add("--no-progress", action="store_true")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
+    add("--output", type=Path, default=Path("results/klein-circles"), help="folder")
+    add("--no-progress", action="store_true", help="no bar")
     return parser
 
 
 # What decides a run's numbers, and so the name of its file.
 _DECIDING = [
-    "data",
     "epochs",
     "num_images",
     "batch_size",
@@ -172,10 +165,10 @@ _DECIDING = [
 
 def describe(model: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     config = {name: getattr(arguments, name) for name in _DECIDING}
-    return {"model": model, "seed": seed, **config, "hidden": list(config["hidden"])}
+    return {"images": arguments.data, "model": model, "seed": seed, **config}
 
 
-def build(config: dict[str, Any], images: ImageSet, shape: Sequence[int]) -> tp.CoveringVAE:
+def build(config: dict[str, Any], shape: Sequence[int]) -> tp.CoveringVAE:
     """The VAE of a run, on the CPU."""
     space = MODELS[config["model"]]()
     full = config["scale"] == "full" and isinstance(space, tp.FlatManifold)
@@ -190,21 +183,13 @@ def build(config: dict[str, Any], images: ImageSet, shape: Sequence[int]) -> tp.
 
 
 def one_run(
-    model: str, seed: int, images: ImageSet, split: Split, arguments: argparse.Namespace
+    config: dict[str, Any], images: ImageSet, split: Split, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    config = describe(model, seed, arguments)
-    name = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
-    path = arguments.output / "runs" / f"{name}.json"
-    if path.exists():
-        run = json.loads(path.read_text(encoding="utf-8"))
-        if run["config"] == config:
-            print(f"{model}, seed {seed}: saved before", file=sys.stderr)
-            return run
-    torch.manual_seed(seed)
-    shape = split.train[0].shape[1:]
-    vae = build(config, images, shape).to(arguments.device)
-    checkpoint = arguments.output / "checkpoints" / f"{name}.pt"
-    resumed = checkpoint.exists()
+    """Train, from the checkpoint if there is one, and measure."""
+    torch.manual_seed(config["seed"])
+    vae, path = build(config, split.train[0].shape[1:]).to(arguments.device), checkpoint(config, arguments)
+    resumed = path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     history = fit(
         vae,
@@ -217,37 +202,26 @@ def one_run(
         coverage=arguments.coverage,
         patience=arguments.patience,
         precision=torch.bfloat16 if arguments.precision == "bfloat16" else None,
-        seed=seed,
-        checkpoint=checkpoint,
+        seed=config["seed"],
+        checkpoint=path,
         progress=not arguments.no_progress,
     )
     seconds = time.perf_counter() - start
-    results = evaluate(vae.cpu(), images, split, seed, arguments.topology_points)
-    run = {
-        "name": name,
-        "config": config,
-        "results": results,
-        "parameters": sum(p.numel() for p in vae.parameters()),
+    results = evaluate(vae.cpu(), images, split, config["seed"], arguments.topology_points)
+    loops = results.pop("loops", None)
+    return {
+        "measures": {
+            **results,
+            "warm start mismatch": None if history.fit is None else Fit.of(history.fit).mismatch,
+            "parameters": sum(p.numel() for p in vae.parameters()),
+            "minutes": None if resumed else seconds / 60,
+        },
+        "loops": loops,
         "warm_start": history.fit,
         "train": history.train,
         "validation": history.validation,
-        "seconds": None if resumed else seconds,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": arguments.device,
     }
-    write_json(path, run)
-    summary = ", ".join(
-        f"{key} {value}" for key, value in results.items() if isinstance(value, float | bool)
-    )
-    print(f"{model}, seed {seed}: {summary}", file=sys.stderr)
-    return run
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,30 +4,37 @@
 
 DATA holds natural-patches-3x3-dct.mat, dwp-kernels-7x7.npy, dwp-kernels-5x5.npy and cifar10-jpeg.tar.xz. One VAE a space, set and
 seed: the same networks, training and budget; only the space differs. The same command goes on where it was
-stopped; runs on other kernels are done again. A core and less than 30 minutes.
+stopped; runs on other kernels are done again. A core and less than 30 minutes. Writes runs.csv, report.md and scores.png.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
+from tqdm import tqdm
 
 import topoprior as tp
-from experiments.common.document import markdown_table
+from experiments.common.document import Document
+from experiments.common.options import Parser, check_known, names, say, seed_number, whole, write_config
+from experiments.common.pictures import png
 from experiments.common.statistics import interval, paired_t_test
+from experiments.common.store import Store, digest, tensor_bytes
+from experiments.common.tables import as_rows, means, write_csv
 from experiments.latent_spaces.kernels import SETS, kernel_set, noted_accuracy, train_network
 from topoprior.kernels.klein import klein_energy, nearest_klein
 from topoprior.topology.fit import Fit
-from topoprior.utils.checks import fingerprint
-from topoprior.utils.files import write_atomically
 from topoprior.vae.training import fit, negative_elbo
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SPACES: dict[str, Callable[[], tp.Covering]] = {
     "Klein bottle": tp.KleinBottle,
@@ -43,6 +50,7 @@ MEASURES = {
     "negative_elbo": "negative ELBO, nats a kernel",
     "reconstruction": "relative error of reconstruction, %",
     "kl": "KL, nats a kernel",
+    "warm_start_mismatch": "warm start's mismatch",
 }
 _JUDGED = ("negative_elbo", "reconstruction")
 
@@ -81,93 +89,73 @@ def train_one(space: str, kernels: torch.Tensor, seed: int, epochs: int) -> dict
 def best_space(runs: Mapping[str, Sequence[float]]) -> tuple[str, list[str]]:
     """The space of the least mean, and those that the paired 95% interval does not tell from it."""
     first = min(runs, key=lambda space: interval(runs[space]).mean)
-    ties = []
-    for space, values in runs.items():
-        if space == first:
-            continue
-        gaps = [value - least for value, least in zip(values, runs[first], strict=True)]
-        if not paired_t_test(gaps).excludes_zero:
-            ties.append(space)
+    ties = [s for s in runs if s != first and not paired_t_test(runs[s], runs[first]).excludes_zero]
     return first, ties
 
 
-def report(results: Mapping[str, Any]) -> str:
-    """Markdown: who wins where, one table a set."""
-    config, sets = results["config"], results["sets"]
-    parts = ["# Latent spaces of dimension 2 on kernels, held out", "## Who wins where", ""]
-    for measure in _JUDGED:
-        parts.append(f"{MEASURES[measure]}:")
-        for name in sets:
-            first, ties = best_space(_values(results, name, measure))
-            beside = f" (not told apart from it: {', '.join(ties)})" if ties else ""
-            parts.append(f"- {SETS[name]}: **{first}**{beside}")
-        parts.append("")
-    for name, about in sets.items():
-        parts += [f"## {SETS[name]}", ""]
-        parts.append(
+def report(table: pd.DataFrame, args: argparse.Namespace) -> Document:
+    """Who wins where, one table a set."""
+    page = Document("Latent spaces of dimension 2 on kernels, held out")
+    page.heading("Who wins where")
+    rows = [["kernels", *(MEASURES[measure] for measure in _JUDGED)]]
+    for name, some in table.groupby("set", sort=False):
+        cells = []
+        for measure in _JUDGED:
+            first, ties = best_space(
+                {space: runs[measure].tolist() for space, runs in some.groupby("space", sort=False)}
+            )
+            cells.append(f"**{first}**" + (f" (not told apart from it: {', '.join(ties)})" if ties else ""))
+        rows.append([SETS[str(name)], *cells])
+    page.table(rows)
+    for name, some in table.groupby("set", sort=False):
+        page.heading(SETS[str(name)])
+        about = some.iloc[0]
+        accuracy = about["network accuracy"]
+        page.text(
             f"{about['kernels']} kernels. Energy in the Klein subspace {about['klein_energy']:.1%} "
             f"(metric of contrast); distance to the nearest Klein kernel, median {about['klein_distance']:.3f}."
+            + ("" if pd.isna(accuracy) else f" Test accuracy of the network: {accuracy:.3f}.")
         )
-        if about.get("test_accuracy") is not None:
-            parts.append(f"Test accuracy of the network: {about['test_accuracy']:.3f}.")
-        rows = [["space", *MEASURES.values(), "warm start's mismatch"]]
-        for space in config["spaces"]:
-            cells = [str(interval(_values(results, name, measure)[space])) for measure in MEASURES]
-            fits = _values(results, name, "warm_start_mismatch")[space]
-            warm = "none" if None in fits else f"{interval(fits).mean:.2f}"
-            rows.append([space, *cells, warm])
-        parts += ["", *markdown_table(rows), ""]
-    parts += [
-        "![scores](scores.png)",
-        "",
-        "## How",
-        "",
-        f"Seeds {config['seeds']}: each draws the held-out fifth, the start and the batches. Mean ± half of Student's "
+        columns = {
+            word: means(some, "space", "set", measure).iloc[:, 0] for measure, word in MEASURES.items()
+        }
+        page.table(as_rows(pd.DataFrame(columns).fillna("none")))
+    page.picture("scores.png", png(picture(table)), "Scores of every space, with 95% intervals.")
+    page.heading("How")
+    page.text(
+        f"{args.seeds} seeds from {args.seed}: each draws the held-out fifth, the start and the batches. Mean ± half of Student's "
         "95% interval over seeds; spaces are compared seed by seed (paired t-test, 95%, not corrected for the "
         "number of comparisons). Encoder 64-64, decoder 64-64, 24 harmonics read by the decoder (the plane: two "
-        f"coordinates, so about a tenth fewer numbers), Gaussian likelihood with one learned std, {config['epochs']} "
-        "epochs, batch 64, Adam 4e-3. Priors: uniform; standard normal on the plane.",
-        "",
+        f"coordinates, so about a tenth fewer numbers), Gaussian likelihood with one learned std, {args.epochs} "
+        "epochs, batch 64, Adam 4e-3. Priors: uniform; standard normal on the plane."
+    )
+    page.text(
         "The closed spaces start from the spectral warm start, which the plane has no use for. In its place it gets "
         f"{_COLD_EPOCHS} times the epochs and an initial noise of {_COLD_NOISE} instead of {_NOISE}; with what the "
-        "others get it scored 9 nats worse on the densest 30% of the patches in a first trial.",
-        "",
+        "others get it scored 9 nats worse on the densest 30% of the patches in a first trial."
+    )
+    page.text(
         "The KL of the Klein bottle and of the projective plane is the one on their double cover: up to log 2 = "
         "0.69 nats more than the true one, which counts against them. A warm start whose mismatch is above 0.6 "
-        "was not used: the space does not fit the graph of the data.",
-        "",
-        f"Processor time {results['seconds'] / 60:.0f} minutes. torch {config['torch']}. Command: "
-        "`python -m experiments.latent_spaces.run --data DATA --output FOLDER`.",
-    ]
-    return "\n".join(parts) + "\n"
+        "was not used: the space does not fit the graph of the data."
+    )
+    page.text(f"Processor time {table['seconds'].sum() / 60:.0f} minutes.")
+    return page
 
 
-def _values(results: Mapping[str, Any], name: str, measure: str) -> dict[str, list[float]]:
-    config = results["config"]
-    return {
-        space: [results["runs"][_key(name, space, seed)][measure] for seed in config["seeds"]]
-        for space in config["spaces"]
-    }
-
-
-def _key(name: str, space: str, seed: int) -> str:
-    return f"{name}/{space}/{seed}"
-
-
-def picture(results: Mapping[str, Any]) -> Any:
+def picture(table: pd.DataFrame) -> Figure:
     """Scores of every space on every set, beside the best one's mean, with 95% intervals."""
     from matplotlib.figure import Figure
 
-    sets, spaces = list(results["sets"]), results["config"]["spaces"]
+    sets, spaces = list(table["set"].unique()), list(table["space"].unique())
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     for axes, measure in zip(figure.subplots(2, 1), _JUDGED, strict=True):
+        found = table.groupby(["set", "space"], sort=False)[measure].apply(lambda v: interval(v.tolist()))
         for i, space in enumerate(spaces):
-            cells = [interval(_values(results, name, measure)[space]) for name in sets]
+            cells = [found[name, space] for name in sets]
             lowest = [0.0] * len(sets)
             if measure == "negative_elbo":  # its zero means nothing
-                lowest = [
-                    min(interval(v).mean for v in _values(results, n, measure).values()) for n in sets
-                ]
+                lowest = [min(cell.mean for cell in found[name]) for name in sets]
             axes.bar(
                 [j + (i - (len(spaces) - 1) / 2) * 0.15 for j in range(len(sets))],
                 [cell.mean - low for cell, low in zip(cells, lowest, strict=True)],
@@ -185,90 +173,69 @@ def picture(results: Mapping[str, Any]) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    parser = make_parser()
+    args = parser.parse_args(argv)
     try:
-        _run(args)
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_config(args)
+        table = run(args)
+        write_csv(args.output / "runs.csv", table)
+        print(report(table, args).write(args.output))
     except (ValueError, OSError, ImportError) as error:
-        print(f"compare_latent_spaces: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        say(f"stopped; the same command resumes from {args.output}")
+        return 130
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with the patches, kernels and images"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--network", type=Path, help="weights to harvest; trained and written there if there are none; "
-        "default OUTPUT/network.safetensors"
-    )  # fmt: skip
-    parser.add_argument("--sets", default=",".join(SETS), help="some of them")
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--kernels", type=int, default=3000, help="at most, of each set")
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder with the patches, kernels and images")
+    add("--output", type=Path, default=Path("results/latent-spaces"), help="folder")
+    add("--network", type=Path, help="weights to harvest; trained and written there if there are none; "
+        "without it OUTPUT/network.safetensors")  # fmt: skip
+    add("--sets", type=names, default=",".join(SETS), help="some of them")
+    add("--seeds", type=whole, default=3, help="how many")
+    add("--seed", type=seed_number, default=0, help="first of them")
+    add("--epochs", type=whole, default=40, help="of a training")
+    add("--kernels", type=whole, default=3000, help="at most, of each set")
     return parser
 
 
-def _run(args: argparse.Namespace) -> None:
-    names = args.sets.split(",")
-    if not set(names) <= set(SETS):
-        raise ValueError(f"--sets: expected some of {', '.join(SETS)}, found {args.sets!r}")
-    for option in ("seeds", "epochs", "kernels"):
-        if getattr(args, option) < (100 if option == "kernels" else 1):
-            raise ValueError(f"--{option}: too few, found {getattr(args, option)}")
-    args.output.mkdir(parents=True, exist_ok=True)
-    network = args.network or args.output / "network.safetensors"
-    config = {
-        "epochs": args.epochs,
-        "kernels": args.kernels,
-        "seeds": list(range(args.seeds)),
-        "spaces": list(SPACES),
-        "torch": torch.__version__,
-    }
-    results: dict[str, Any] = {"config": config, "sets": {}, "runs": {}, "seconds": 0.0}
-    path = args.output / "results.json"
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before["config"]["epochs"] == args.epochs:
-            results["runs"] = before["runs"]
-    for name in names:
+def run(args: argparse.Namespace) -> pd.DataFrame:
+    """A row a run: set, space, seed, scores, and what the kernels of the set are."""
+    check_known(args.sets, SETS, "--sets")
+    if args.kernels < 100:
+        raise ValueError(f"--kernels: expected at least 100, found {args.kernels}")
+    network, store = args.network or args.output / "network.safetensors", Store(args.output / "runs")
+    chosen = {}
+    for name in args.sets:  # all data before any training
         accuracy = None
         if name == "cnn-3x3":
             accuracy = noted_accuracy(network) if network.exists() else train_network(args.data, network)
-        kernels = kernel_set(name, args.data, network, args.kernels)
-        # Of other data, another network or another number of kernels.
-        stamp = fingerprint(kernels)
-        for key in [key for key in results["runs"] if key.startswith(f"{name}/")]:
-            if results["runs"][key].get("kernels") != stamp:
-                del results["runs"][key]
-        results["sets"][name] = {
-            "kernels": len(kernels),
-            "klein_energy": klein_energy(kernels).mean().item(),
-            "klein_distance": nearest_klein(kernels)[0].median().item(),
-            "test_accuracy": accuracy,
-        }
-        for seed in config["seeds"]:
-            for space in SPACES:
-                key = _key(name, space, seed)
-                if key not in results["runs"]:
-                    scores = train_one(space, kernels, seed, args.epochs)
-                    results["runs"][key] = {**scores, "kernels": stamp}
-                    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
-                score = results["runs"][key]
-                print(
-                    f"{key}: {score['negative_elbo']:.3f} nats, {score['reconstruction']:.2f}%", flush=True
-                )
-    results["seconds"] = sum(run["seconds"] for run in results["runs"].values())
-    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
-    from topoprior.plots import save
-
-    save(picture(results), args.output / "scores.png")
-    write_atomically(args.output / "report.md", report(results).encode())
-    print(f"{args.output}: report.md, results.json, scores.png")
+        chosen[name] = kernel_set(name, args.data, network, args.kernels), accuracy
+    rows: list[dict[str, Any]] = []
+    with tqdm(total=len(chosen) * args.seeds * len(SPACES), desc="runs", disable=None) as progress:
+        for name, (kernels, accuracy) in chosen.items():
+            about = {
+                "kernels": len(kernels),
+                "klein_energy": klein_energy(kernels).mean().item(),
+                "klein_distance": nearest_klein(kernels)[0].median().item(),
+                "network accuracy": accuracy,
+            }
+            read = digest(tensor_bytes(kernels))
+            for seed, space in product(range(args.seed, args.seed + args.seeds), SPACES):
+                config = {"set": name, "space": space, "seed": seed, "epochs": args.epochs, "data": read}
+                if store.get(config) is None:
+                    store.put(config, {"measures": train_one(space, kernels, seed, args.epochs)})
+                scores = (store.get(config) or {})["measures"]
+                rows.append({**config, **about, **scores})
+                score = f"{scores['negative_elbo']:.3f} nats, {scores['reconstruction']:.2f}%"
+                tqdm.write(f"{name}, {space}, seed {seed}: {score}", file=sys.stderr)
+                progress.update()
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":

@@ -122,3 +122,13 @@ def _slow_convolutions(best: Settings) -> list[Settings]:
     rate, relative = best.learning_rate, best.relative_rate
     pairs = ((4 * rate, relative / 8), (2 * rate, relative / 4), (rate, relative / 4))
     return [replace(best, learning_rate=r, relative_rate=share) for r, share in pairs]
+
+
+def of_network(name: str) -> list[Settings]:
+    """Four for every network: two learning rates by two weight decays."""
+    options = {
+        "klein": {"init_scale": 0.05, "init_latent_scale": 0.005},
+        "gaussian": {"init_scale": 0.03},
+    }
+    rates = (2e-3, 5e-3) if name == "deterministic" else (5e-3, 1e-2)
+    return [Settings(rate, decay, options.get(name, {})) for rate, decay in product(rates, (1.0, 5.0))]

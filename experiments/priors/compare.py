@@ -4,94 +4,98 @@
     python experiments/compare_priors.py --dataset mnist --train-size 1000 --seeds 10
 
 All methods get the same data, batches, steps and network. Every finished run is kept in OUTPUT/runs, so
-the same command resumes a job that was stopped. See --help.
+the same command resumes a job that was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import functools
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
+import pandas as pd
 
-from experiments.common.statistics import Interval
-from experiments.common.store import versions, write_json
-from experiments.priors import networks
-from experiments.priors import quick_report as report
-from experiments.priors.data import ImageData
-from experiments.priors.methods import Method, get_method
-from experiments.priors.options import SMALLEST_IMAGE, make_parser, seed_list
-from experiments.priors.runs import KERNELS_DRAWN, load, run_grid
-from topoprior.utils.files import write_atomically
+from experiments.common import options
+from experiments.common.document import plain_table
+from experiments.common.options import Parser, positive, say, whole
+from experiments.common.store import Run, Store, digest
+from experiments.common.tables import as_rows, differences, means, signed
+from experiments.priors import data as datasets
+from experiments.priors import networks, report, table
+from experiments.priors.engine import Pool, compute
+from experiments.priors.grid import Job
+from experiments.priors.hardware import Hardware
+from experiments.priors.job import Sources, run_job, tell
+from experiments.priors.methods import METHODS, Method, get_method, prior_digest
+from experiments.priors.metrics import METRICS
+from experiments.priors.training import Budget
+
+SMALLEST_IMAGE = 8
+_COLUMNS = (*METRICS, "KL / image", "parameters", "train seconds")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     try:
-        arguments.seeds = seed_list(arguments.seeds, arguments.seed)
+        hardware = Hardware(arguments.device)
+        hardware.check()
+        seeds = options.seed_list(arguments.seeds, arguments.seed)
         methods = [choose_method(name, arguments) for name in arguments.priors]
-        device = choose_device(arguments.device)
-        check_writable(arguments.output)
-        data = load(arguments, arguments.seeds[0])
-        check_networks(methods, data)
-    except ValueError as error:  # also DataError and CheckpointError
-        parser.error(str(error))
-    try:
-        runs = run_grid(methods, data, arguments, device)
-        write_results(methods, runs, data, arguments)
+        options.check_writable(arguments.output)
+        sources = Sources(str(arguments.data_dir))
+        (read,) = sources.digests([arguments.dataset], arguments.image_size).values()
+        check_networks(methods, sources, arguments)
+        jobs = [make_job(method, seed, read, arguments) for seed in seeds for method in methods]
+        store = Store(arguments.output / "runs")
+        options.write_config(arguments)
+        if arguments.fresh:
+            for job in jobs:
+                store.drop(job.config())
+        work = functools.partial(run_job, sources=sources, hardware=hardware)
+        if compute(jobs, work, store, Pool(), tell):
+            sys.exit(1)
+        write_results(jobs, store, arguments.output)
     except OSError as error:
         parser.error(f"{error}; free space or choose another --output, finished runs are kept")
+    except ValueError as error:  # also DataError and CheckpointError
+        parser.error(str(error))
     except KeyboardInterrupt:
-        print(f"\nstopped; the same command resumes from {arguments.output}", file=sys.stderr)
+        say(f"stopped; the same command resumes from {arguments.output}")
         sys.exit(130)
-
-
-# Checks, all of them before anything is written
 
 
 def choose_method(name: str, arguments: argparse.Namespace) -> Method:
     method = get_method(name)
     if arguments.learning_rate is not None:
-        settings = replace(method.settings, learning_rate=arguments.learning_rate)
-        method = replace(method, settings=settings)
+        method = replace(method, settings=replace(method.settings, learning_rate=arguments.learning_rate))
     return method
 
 
-def choose_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError):  # torch raises any of these
-        raise ValueError(f"--device {name}: not on this machine; use --device auto or cpu") from None
-    return device
+def make_job(method: Method, seed: int, read: str, arguments: argparse.Namespace) -> Job:
+    """``read``: the digest of the data set."""
+    return Job(
+        dataset=arguments.dataset,
+        train_size=arguments.train_size,
+        method=method.name,
+        start="own",
+        temperature=f"{arguments.temperature:g}",
+        seed=seed,
+        settings=method.settings,
+        budget=Budget(arguments.steps, arguments.batch_size, arguments.temperature, arguments.samples),
+        data=digest(read.encode(), prior_digest(method.name).encode()),
+        test_size=arguments.test_size,
+        image_size=arguments.image_size,
+    )
 
 
-def check_writable(output: Path) -> None:
-    """Write a file where the results will be, or in the nearest folder that exists, and remove it."""
-    folder = output.absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ValueError(
-            f"--output {output}: cannot write to {folder} ({reason}); choose another"
-        ) from None
-
-
-def check_networks(methods: Sequence[Method], data: ImageData) -> None:
+def check_networks(methods: Sequence[Method], sources: Sources, arguments: argparse.Namespace) -> None:
     """Build each network once: a prior may not fit 3x3 kernels."""
+    sizes = arguments.train_size, arguments.test_size
+    data = sources.load(arguments.dataset, *sizes, seed=arguments.seed, image_size=arguments.image_size)
     channels, height, width = data.train_images.shape[1:]
     if min(height, width) < SMALLEST_IMAGE:
         raise ValueError(f"images are {height}x{width}; use --image-size {SMALLEST_IMAGE} or more")
@@ -102,57 +106,57 @@ def check_networks(methods: Sequence[Method], data: ImageData) -> None:
             raise ValueError(f"--priors {method.name}: {error}") from None
 
 
-# Results
+def write_results(jobs: Sequence[Job], store: Store, output: Path) -> None:
+    """runs.csv, report.md and pictures; the table to the terminal."""
+    runs = [Run(job.config(), store.get(job.config()) or {}, {}) for job in jobs]
+    results = table.of_runs(runs)
+    results = results.assign(variant=results["method"])
+    first, *others = dict.fromkeys(results["variant"])
+    path = report.write(results, runs, output, _COLUMNS, first)
+    say("")
+    columns = {c: means(results, "variant", "start", c).iloc[:, 0] for c in _COLUMNS}
+    print(plain_table(as_rows(pd.DataFrame(columns).rename_axis("method"))))
+    rows = [["difference", *METRICS]]
+    for other in others:
+        found = [differences(results, first, other, "variant", m, ["dataset"]).iloc[0] for m in METRICS]
+        rows.append([f"{first} - {other}", *(signed(f["mean"], f["half_width"]) for f in found)])
+    if others:
+        print(f"\nPaired differences, seed by seed\n{plain_table(rows)}")
+    seeds = results["seed"].nunique()
+    print(f"\nMean over {seeds} seed(s) ± half the 95% interval. Report: {ascii(str(path))[1:-1]}")
 
 
-def write_results(
-    methods: Sequence[Method], runs: list[dict[str, Any]], data: ImageData, arguments: argparse.Namespace
-) -> None:
-    """config.json, results.json, report.md and pictures, each written at once; the table to the terminal."""
-    output: Path = arguments.output
-    channels, height, width = data.train_images.shape[1:]
-    config = {
-        "arguments": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in vars(arguments).items()
-        },
-        "settings": {method.name: str(method.settings) for method in methods},
-        "train_images": len(data.train_images),
-        "test_images": len(data.test_images),
-        "image_shape": f"{channels}x{height}x{width}",
-        "versions": versions(),
-        "threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(),
-    }
-    table, differences = report.summarize(runs), report.paired_differences(runs)
-    write_json(output / "config.json", config)
-    write_json(
-        output / "results.json",
-        {
-            "runs": [{k: v for k, v in run.items() if k != "first_kernels"} for run in runs],
-            "summary": as_json(table),
-            "differences": as_json(differences),
-        },
+def make_parser() -> Parser:
+    parser = Parser(__doc__, prog="compare_priors.py")
+    data = parser.add_argument_group("data").add_argument
+    data("--dataset", default="embedded", metavar="NAME|FOLDER",
+         help=f"{', '.join(datasets.NAMES)}, or a folder with train/<class>/ and test/<class>/")  # fmt: skip
+    data("--data-dir", type=Path, default=Path(".cache/data"), help="where downloads are, or go")
+    data("--train-size", type=whole, help="training images, a stratified subset drawn by the seed")
+    data("--test-size", type=whole, help="test images, likewise")
+    data("--image-size", type=whole, help=f"resize images, at least {SMALLEST_IMAGE}")
+
+    compared = parser.add_argument_group("what is compared").add_argument
+    compared("--priors", type=options.names, default="klein,gaussian,blitz,deterministic", metavar="LIST",
+             help=f"comma-separated: {', '.join(METHODS)}, a prior of topoprior, or the folder of a prior "
+             "checkpoint; differences are between the first and each other one")  # fmt: skip
+    compared("--seeds", default="3", metavar="COUNT|LIST", help="how many, or which: 3 or 0,1,2")
+    compared("--seed", type=options.seed_number, default=0, help="first seed, where --seeds is a count")
+
+    training, defaults = parser.add_argument_group("training, the same for all").add_argument, Budget()
+    training("--steps", type=whole, default=defaults.steps, help="of the optimizer")
+    training("--batch-size", type=whole, default=defaults.batch_size, help="images a step")
+    training(
+        "--temperature", type=positive, default=defaults.temperature, help="factor of the KL; 1 is Bayes"
     )
-    torch.manual_seed(arguments.seeds[0])
-    shape = (KERNELS_DRAWN, channels, 3, 3)
-    prior = {method.name: method.sample_prior(shape).flatten(0, 1)[:KERNELS_DRAWN] for method in methods}
-    posterior = {run["method"]: torch.tensor(run["first_kernels"]) for run in runs[: len(methods)]}
-    write_atomically(output / "kernels.png", report.kernels_picture(prior, posterior))
-    write_atomically(output / "reliability.png", report.reliability_picture(runs))
-    write_atomically(output / "report.md", report.markdown(config, runs).encode())
+    training("--learning-rate", type=positive, help="for all methods, instead of each one's tuned rate")
+    training("--samples", type=whole, default=defaults.samples, help="posterior samples for predictions")
+    training("--device", default="auto", help="cpu, cuda, ...; auto: cuda if there is one")
 
-    print(report.plain(report.rows(table, "method")))
-    if differences:
-        print("\nPaired differences, seed by seed")
-        print(report.plain(report.rows(differences, "difference")))
-    print(
-        f"\nMean over {len(arguments.seeds)} seed(s) ± half the 95% interval. Report: {output / 'report.md'}"
-    )
-
-
-def as_json(table: dict[str, dict[str, Interval]]) -> dict[str, Any]:
-    return {name: {c: value._asdict() for c, value in entry.items()} for name, entry in table.items()}
+    output = parser.add_argument_group("results").add_argument
+    output("--output", type=Path, default=Path("results/compare_priors"), help="folder")
+    output("--fresh", action="store_true", help="recompute runs that are already there")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Image data for the experiments, as tensors in memory.
 
-`load` reads a data set by name, or a folder of images; `stratified_indices` and
-`train_validation_split` choose parts of it that keep the frequencies of the classes.
+`load` reads a data set by name, or a folder of images; `describe` says what it holds, as a digest.
 """
 
+from __future__ import annotations
+
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -14,7 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
+
+from experiments.common.store import digest, tensor_bytes
+from experiments.priors.folders import DataError, decode, read_folder
+from experiments.priors.splits import stratified_indices
 
 EMBEDDED = Path(__file__).parents[2] / "data" / "fashion-mnist-subset.npz"
 
@@ -47,10 +52,6 @@ _TORCHVISION_ERRORS = (AssertionError, HTTPException, OSError, RuntimeError, Typ
 NAMES = ("embedded", *_DOWNLOADS)
 
 
-class DataError(ValueError):
-    """The data cannot be had as asked for; the message is one line that says what to do."""
-
-
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """A data set: images float32 in [0, 1], shape (N, C, H, W); labels int64, shape (N,).
@@ -74,6 +75,8 @@ class _Source(NamedTuple):
     test_labels: Tensor
     # (train indices, test indices) -> (train images, test images), uint8, shape (N, H, W, C)
     read: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    digest: Callable[[], str]
+    notes: list[str]
 
 
 def load(
@@ -95,7 +98,7 @@ def load(
         data_dir: where torchvision finds its files, or puts them. Not used by the others.
         download: fetch files that are missing from `data_dir`.
         image_size: resize all images to this height and width. Without it images keep their
-            size; images of a folder are resized to the size of its first training image.
+            size; images of a folder are resized to the size that most of its training images have.
         train_size: use a stratified subset of this many training images (default: all).
         test_size: the same for test images.
         seed: which stratified subset.
@@ -103,19 +106,7 @@ def load(
     Raises:
         DataError: no such data, files missing or damaged, or a size out of range.
     """
-    if image_size is not None and image_size < 1:
-        raise DataError(f"--image-size {image_size}: choose at least 1")
-    if name == "embedded":
-        source = _embedded()
-    elif name in _DOWNLOADS:
-        source = _torchvision(name, data_dir, download)
-    elif Path(name).is_dir():
-        source = _folder(Path(name), image_size)
-    else:
-        raise DataError(
-            f"no data set or folder {name!r}: choose one of {', '.join(NAMES)}, "
-            "or a folder with train/<class>/ and test/<class>/"
-        )
+    source = _find(name, data_dir, download, image_size)
     train = _choose(source.train_labels, train_size, seed, "train", name)
     test = _choose(source.test_labels, test_size, seed, "test", name)
     train_images, test_images = source.read(train, test)
@@ -129,72 +120,36 @@ def load(
     )
 
 
-def stratified_indices(labels: Tensor, size: int | None, seed: int) -> Tensor:
-    """Choose `size` of N items at random, each class in proportion to its frequency.
+class Description(NamedTuple):
+    """What decides a data set's pixels and labels, as a digest; and what its user should know, a line each."""
 
-    A class with n of the N items gets floor(size n / N) or one more; the items left over go to
-    the classes with the largest remainders, equal ones in an order drawn by `seed`. So equally
-    frequent classes get numbers that differ by at most 1.
+    digest: str
+    notes: tuple[str, ...]
 
-    Args:
-        labels: non-negative integers, shape (N,).
-        size: how many items, from 0 to N; None means all.
-        seed: equal seeds give equal choices, whatever the state of the global generator.
 
-    Returns:
-        Indices into `labels`, int64, shape (size,), increasing.
+def describe(name: str, data_dir: Path, *, image_size: int | None = None) -> Description:
+    """Read all of a data set, once and before any work.
 
     Raises:
-        DataError: `size` is not between 0 and N.
+        DataError: as `load`, and for any file of a folder that is not an image.
     """
-    total = len(labels)
-    if size is None:
-        return torch.arange(total)
-    if not 0 <= size <= total:
-        raise DataError(f"cannot choose {size} of {total} items: choose a size from 0 to {total}")
-    generator = torch.Generator().manual_seed(seed)
-    counts = torch.bincount(labels)
-    # Integers throughout: floating-point remainders would make ties depend on rounding.
-    quotas = size * counts // max(total, 1)
-    remainders = size * counts % max(total, 1)
-    order = torch.randperm(len(counts), generator=generator)
-    order = order[remainders[order].argsort(descending=True, stable=True)]
-    quotas[order[: size - int(quotas.sum())]] += 1
-
-    chosen = []
-    for label, quota in enumerate(quotas.tolist()):
-        members = (labels == label).nonzero().flatten()
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:quota]])
-    return torch.cat(chosen).sort().values if chosen else torch.arange(0)
+    source = _find(name, data_dir, True, image_size)
+    return Description(source.digest(), tuple(source.notes))
 
 
-def train_validation_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Split N items at random into training and validation, both with the class frequencies.
-
-    Args:
-        labels: non-negative integers, shape (N,).
-        fraction: the part for validation, in [0, 1); round(fraction N) items.
-        seed: as in `stratified_indices`.
-
-    Returns:
-        Training indices and validation indices, int64, increasing: together each of 0, ..., N - 1
-        once.
-
-    Raises:
-        DataError: `fraction` is not in [0, 1), or leaves nothing to train on.
-    """
-    if not 0 <= fraction < 1:
-        raise DataError(f"validation fraction {fraction}: choose at least 0 and less than 1")
-    size = round(fraction * len(labels))
-    if size == len(labels):
-        raise DataError(
-            f"validation fraction {fraction} of {len(labels)} items leaves none to train on; "
-            "choose a smaller one"
-        )
-    validation = stratified_indices(labels, size, seed)
-    in_training = torch.ones(len(labels), dtype=torch.bool)
-    in_training[validation] = False
-    return in_training.nonzero().flatten(), validation
+def _find(name: str, data_dir: Path, download: bool, image_size: int | None) -> _Source:
+    if image_size is not None and image_size < 1:
+        raise DataError(f"--image-size {image_size}: choose at least 1")
+    if name == "embedded":
+        return _embedded()
+    if name in _DOWNLOADS:
+        return _torchvision(name, data_dir, download)
+    if Path(name).is_dir():
+        return _folder(Path(name), image_size)
+    raise DataError(
+        f"no data set or folder {name!r}: choose one of {', '.join(NAMES)}, "
+        "or a folder with train/<class>/ and test/<class>/"
+    )
 
 
 def _choose(labels: Tensor, size: int | None, seed: int, split: str, name: str) -> Tensor:
@@ -230,7 +185,10 @@ def _in_memory(
     def read(train_chosen: Tensor, test_chosen: Tensor) -> tuple[Tensor, Tensor]:
         return pick(train[0], train_chosen), pick(test[0], test_chosen)
 
-    return _Source(classes, train[1].long(), test[1].long(), read)
+    def of_all() -> str:
+        return digest(*map(tensor_bytes, (*train, *test)))
+
+    return _Source(classes, train[1].long(), test[1].long(), read, of_all, [])
 
 
 def _embedded() -> _Source:
@@ -238,7 +196,7 @@ def _embedded() -> _Source:
     try:
         with np.load(EMBEDDED, allow_pickle=False) as file:
             arrays = {key: torch.from_numpy(file[key]) for key in file.files}
-    except OSError as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot read {EMBEDDED}: run python data/prepare.py") from error
     return _in_memory(
         FASHION_CLASSES,
@@ -265,83 +223,16 @@ def _torchvision(name: str, data_dir: Path, download: bool) -> _Source:
     return _in_memory(tuple(data.classes), splits[0], splits[1])
 
 
-def _folder(folder: Path, image_size: int | None) -> _Source:
+def _folder(root: Path, image_size: int | None) -> _Source:
     """A folder with images in train/<class>/ and test/<class>/, in sorted order."""
-    from PIL import Image
-    from torchvision.datasets import ImageFolder
-
-    splits = {}
-    for split in ("train", "test"):
-        if not (folder / split).is_dir():
-            raise DataError(f"{folder}: no folder {split}/; put images in {split}/<class>/")
-        try:
-            splits[split] = ImageFolder(folder / split, allow_empty=True)
-        except FileNotFoundError as error:  # no folder for a class
-            raise DataError(f"{folder / split}: no images; put them in {split}/<class>/") from error
-    train, test = splits["train"], splits["test"]
-    different = sorted(set(train.classes) ^ set(test.classes))
-    if different:
-        raise DataError(
-            f"{folder}: train/ and test/ must have the same classes; "
-            f"only one of them has {', '.join(different)}"
-        )
-    for split, data in splits.items():
-        filled = set(data.targets)
-        for label, class_name in enumerate(data.classes):
-            if label not in filled:
-                where = folder / split / class_name
-                raise DataError(f"{where}: no images; put some there or remove the class")
-
-    size = (image_size, image_size) if image_size is not None else None
-    if size is None:
-        try:
-            with Image.open(train.samples[0][0]) as first:
-                size = first.size
-        except OSError as error:
-            raise _unreadable(train.samples[0][0]) from error
+    folder = read_folder(root)
+    size = folder.common_size() if image_size is None else (image_size, image_size)
 
     def read(train_chosen: Tensor, test_chosen: Tensor) -> tuple[Tensor, Tensor]:
-        paths = [train.samples[i][0] for i in train_chosen.tolist()]
-        paths += [test.samples[i][0] for i in test_chosen.tolist()]
-        images = _decode(paths, size)
+        paths = [folder.train[i][0] for i in train_chosen.tolist()]
+        paths += [folder.test[i][0] for i in test_chosen.tolist()]
+        images = decode(paths, size)
         return images[: len(train_chosen)], images[len(train_chosen) :]
 
-    return _Source(tuple(train.classes), torch.tensor(train.targets), torch.tensor(test.targets), read)
-
-
-def _unreadable(path: str) -> DataError:
-    return DataError(f"{path}: not an image that can be read; repair or remove it")
-
-
-def _decode(paths: list[str], size: tuple[int, int]) -> Tensor:
-    """Read images as uint8, (N, H, W, 1) if all are grey, otherwise (N, H, W, 3).
-
-    Args:
-        paths: the N files.
-        size: width and height; images of another size are resized.
-
-    Raises:
-        DataError: a file cannot be read as an image of 8 bits per channel.
-    """
-    from PIL import Image
-
-    width, height = size
-    pixels = np.empty((len(paths), height, width, 3), dtype=np.uint8)
-
-    all_grey = True
-    # One after the other: threads are slower on small images, with the interpreter's lock.
-    for index, path in enumerate(tqdm(paths, "images", leave=False, disable=None)):
-        try:
-            with Image.open(path) as image:
-                if image.mode.startswith(("I", "F")):
-                    # Conversion to RGB would clip these without a word.
-                    raise DataError(f"{path}: more than 8 bits per channel; convert it to 8")
-                all_grey &= image.mode in ("1", "L", "LA")
-                rgb = image.convert("RGB")
-        except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
-            raise _unreadable(path) from error
-        if rgb.size != size:
-            rgb = rgb.resize(size, Image.Resampling.BILINEAR)
-        pixels[index] = np.asarray(rgb)
-    # In a grey image the three channels are equal.
-    return torch.from_numpy(pixels[..., :1] if all_grey else pixels)
+    labels = folder.labels("train"), folder.labels("test")
+    return _Source(folder.classes, *labels, read, folder.check, folder.notes)

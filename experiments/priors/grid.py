@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
@@ -13,7 +12,7 @@ from experiments.priors.methods import OF_THE_KLEIN_BOTTLE, Method, Settings, ge
 from experiments.priors.training import Budget
 
 # Raise it when the same configuration would give another result: old files are then no longer found.
-FORMAT = 1
+FORMAT = 2
 TUNED = "tuned"
 # Posteriors of few images want more noise than those of many: from this size on, settings of their own.
 LARGE = 500
@@ -25,51 +24,33 @@ LEADING = ("klein", "gaussian", "deterministic")
 
 @dataclass(frozen=True)
 class Job:
-    """One run. Everything that its result depends on is here, except the pixels and the software's versions,
-    which are recorded with the result."""
+    """One run. Everything that its result depends on is here, except the software's versions, which are recorded with it."""
 
     dataset: str
-    train_size: int
+    train_size: int | None  # None: all
     method: str
     start: str
     temperature: str  # a number, or "tuned": what validation chose for the method
     seed: int
     settings: Settings
     budget: Budget
-    test_size: int
-    foreign: str
-    foreign_size: int
-    shifts: tuple[str, ...]
-    precision: str = "32-true"
+    data: str  # digest of all data sets that are read, and of a prior that is a folder
+    test_size: int | None = None
+    image_size: int | None = None
+    foreign: str = ""
+    foreign_size: int = 500
+    shifts: tuple[str, ...] = ()
+    precision: str = "float32"
     curve: int = 0
-    """Points of the learning curve; 0: none."""
 
     def config(self) -> dict[str, Any]:
-        config = json.loads(json.dumps(asdict(self)))  # tuples become lists, as they will in the file
-        return {"format": FORMAT, **config}
-
-    @property
-    def name(self) -> str:
-        return job_name(self.config())
+        return {
+            **json.loads(json.dumps(asdict(self))),
+            "format": FORMAT,
+        }  # tuples become lists, as in a file
 
     def make_method(self) -> Method:
         return get_method(self.method, self.settings, start=self.start)
-
-
-def job_name(config: dict[str, Any]) -> str:
-    """A readable prefix and a digest of the whole configuration."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-    marks = {
-        "dataset": "",
-        "train_size": "n",
-        "method": "",
-        "start": "",
-        "temperature": "T",
-        "seed": "seed",
-    }
-    prefix = "_".join(f"{mark}{config[key]}" for key, mark in marks.items())
-    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in prefix)
-    return f"{safe}_{digest}"
 
 
 @dataclass(frozen=True)
@@ -87,36 +68,30 @@ class Axes:
 
 
 def make_jobs(
-    axes: Axes,
-    budget: Budget,
-    test_size: int,
-    foreign: dict[str, str],
-    foreign_size: int,
-    shifts: dict[str, tuple[str, ...]],
-    precision: str = "32-true",
-    curve: int = 0,
+    axes: Axes, budget: Budget, data: Mapping[str, str], of: Callable[[str], Mapping[str, Any]]
 ) -> list[Job]:
-    """All runs, seed after seed: a sweep that is stopped early leaves whole comparisons with fewer seeds."""
+    """All runs, seed after seed: a sweep that is stopped early leaves whole comparisons with fewer seeds.
+
+    Args:
+        data: the digest of every data set.
+        of: a data set's further fields of `Job`.
+    """
     jobs = []
     for index, (dataset, size) in product(range(max(axes.seeds, axes.other_seeds)), axes.cells):
         for method, start, temperature in _combinations(axes, index):
             settings = tuned_settings(method, start, temperature, dataset, size)
             jobs.append(
                 Job(
-                    dataset=dataset,
-                    train_size=size,
-                    method=method,
-                    start=start,
-                    temperature=temperature,
-                    seed=axes.first_seed + index,
-                    settings=settings,
-                    budget=replace(budget, temperature=settings.temperature),
-                    test_size=test_size,
-                    foreign=foreign.get(dataset, ""),
-                    foreign_size=foreign_size,
-                    shifts=shifts.get(dataset, ()),
-                    precision=precision,
-                    curve=curve,
+                    dataset,
+                    size,
+                    method,
+                    start,
+                    temperature,
+                    axes.first_seed + index,
+                    settings,
+                    replace(budget, temperature=settings.temperature),
+                    data[dataset],
+                    **of(dataset),
                 )
             )
     return jobs

@@ -1,7 +1,7 @@
 """The methods that are compared: kinds of 3x3 convolution, from which weights they start, and how they are trained.
 
-Settings are those that validation data chose, with the same effort for every method: `settings.json`, written
-by `tune.py`.
+Settings are those that validation data chose, with the same effort for every method: `settings/`, a file a profile,
+made by `tune.py`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 import topoprior as tp
+from experiments.common.store import digest
 
 KLEIN = "klein-3x3"
 STARTS = ("own", "klein")
 ENSEMBLE_SIZE = 5
-SETTINGS_FILE = Path(__file__).with_name("settings.json")
+SETTINGS_FOLDER = Path(__file__).with_name("settings")
 _HE_GAIN = math.sqrt(2)
 
 
@@ -70,12 +71,14 @@ class Method:
 # --- settings ----------------------------------------------------------------------------------
 
 
-def read_settings(profile: str = "compare", path: Path = SETTINGS_FILE) -> dict[str, Settings]:
+def read_settings(profile: str = "compare", folder: Path = SETTINGS_FOLDER) -> dict[str, Settings]:
     """Each method's settings. A profile is a network, a budget and a temperature they were chosen for."""
-    chosen = json.loads(path.read_text(encoding="utf-8"))["profiles"]
-    if profile not in chosen:
-        raise ValueError(f"{path.name}: no settings for {profile!r}, only for {', '.join(chosen)}")
-    return {name: Settings(**entry) for name, entry in chosen[profile]["methods"].items()}
+    path = folder / f"{profile}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.json")))
+        raise ValueError(f"no settings for {profile!r} in {folder.name}/, only for {known}")
+    chosen = json.loads(path.read_text(encoding="utf-8"))["methods"]
+    return {name: Settings(**entry) for name, entry in chosen.items()}
 
 
 SETTINGS = read_settings()
@@ -249,5 +252,8 @@ def is_blitz(method: Method) -> bool:
     return method.name in _BLITZ
 
 
-def as_json(settings: Settings) -> dict[str, Any]:
-    return vars(settings)
+def prior_digest(name: str) -> str:
+    """Of a checkpoint folder: it may change under the same name. Empty for the others."""
+    if name in METHODS or not Path(name).is_dir():
+        return ""
+    return digest(*(path.read_bytes() for path in sorted(Path(name).iterdir()) if path.is_file()))

@@ -15,7 +15,6 @@ from torch import nn
 
 from experiments.priors.methods import Settings
 from topoprior.nn.base import BayesLayer
-from topoprior.priors.decoded.posterior import DecoderPosterior, EuclideanDecoderPosterior
 
 
 def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -46,7 +45,7 @@ def _weights(network: nn.Module) -> Iterator[nn.Parameter]:
     for module in network.modules():
         if isinstance(module, BayesLayer):
             posterior: Any = module.weight_posterior
-            if not isinstance(posterior, DecoderPosterior | EuclideanDecoderPosterior):
+            if posterior.latent_mask() is None:
                 yield posterior.loc
         elif isinstance(module, nn.Conv2d):
             yield module.get_parameter("weight")

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 import topoprior as tp
 from experiments.priors import metrics, networks
-from experiments.priors.hardware import Driver, Hardware, launch
+from experiments.priors.hardware import Hardware
 from experiments.priors.methods import Method
 from experiments.priors.optimizer import make_optimizer
 
@@ -104,12 +103,15 @@ def train(
     members = []
     for member in range(method.members):
         its_seed = seed + _NEXT_MEMBER * member
-        members.append(launch(hardware, _train, method, images, labels, classes, budget, its_seed, watch))
-        members[-1].network.to(hardware.device)
+        torch.manual_seed(its_seed)
+        network = networks.build(method, images.shape[1], classes, budget.network)
+        network = network.to(hardware.device).train()
+        with tp.faster_latents(network, method.settings.relative_rate):
+            members.append(_fit(hardware, method, network, images, labels, budget, its_seed, watch))
     if len(members) == 1:
         return members[0]
     return Trained(
-        Ensemble(m.network for m in members),
+        Ensemble([m.network for m in members]),
         sum(m.seconds for m in members),
         sum(m.kl for m in members),
         sum(m.parameters for m in members),
@@ -117,26 +119,8 @@ def train(
     )
 
 
-def _train(
-    driver: Driver,
-    method: Method,
-    images: Tensor,
-    labels: Tensor,
-    classes: int,
-    budget: Budget,
-    seed: int,
-    watch: Watch | None,
-) -> Trained:
-    """One network, in each of the processes that share the work."""
-    torch.manual_seed(seed)  # before the network: its start is the same in all processes
-    network = networks.build(method, images.shape[1], classes, budget.network).to(driver.device).train()
-    images, labels = images.to(driver.device), labels.to(driver.device)
-    with tp.faster_latents(network, method.settings.relative_rate):
-        return _fit(driver, method, network, images, labels, budget, seed, watch)
-
-
 def _fit(
-    driver: Driver,
+    hardware: Hardware,
     method: Method,
     network: nn.Sequential,
     images: Tensor,
@@ -145,7 +129,8 @@ def _fit(
     seed: int,
     watch: Watch | None,
 ) -> Trained:
-    optimizer = make_optimizer(network, method.settings)
+    images, labels = images.to(hardware.device), labels.to(hardware.device)
+    optimizer, scaler = make_optimizer(network, method.settings), hardware.scaler()
     # Momentum stays as it is: cycling Adam's betas gained nothing.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
@@ -154,36 +139,30 @@ def _fit(
         pct_start=0.2,
         cycle_momentum=False,
     )
-    compute, stepper = driver.setup(network, optimizer)
-    torch.manual_seed(seed + driver.rank)  # processes draw weights of their own
-    looks = watch.steps(budget.steps) if watch and driver.rank == 0 else set()
+    torch.manual_seed(seed)
+    looks = watch.steps(budget.steps) if watch else set()
     curve: list[dict[str, float]] = []
     start, watched = time.perf_counter(), 0.0
-    batches = _batches(len(images), budget, seed)
-    hidden = None if driver.rank == 0 else True  # None: hidden unless in a terminal
-    with tqdm(batches, method.name, position=1, leave=False, disable=hidden, unit="step") as progress:
-        for step, batch in enumerate(progress):
-            batch = driver.share(batch).to(driver.device)
-            logits = compute(images[batch])
-            temperature = budget.temperature * budget.warmup_factor(step)
-            loss = elbo_loss(logits.float(), labels[batch], networks.kl(network), len(images), temperature)
-            stepper.zero_grad()
-            driver.backward(loss)
-            stepper.step()
-            schedule.step()
-            if step % 20 == 0:
-                progress.set_postfix(loss=f"{loss.item():.3f}")
-            if watch and step + 1 in looks:
-                began = time.perf_counter()
-                curve.append({"step": step + 1, **_look(method, network, watch)})
-                watched += time.perf_counter() - began
+    for step, batch in enumerate(_batches(len(images), budget, seed)):
+        batch = batch.to(hardware.device)
+        with hardware.autocast():
+            logits = network(images[batch])
+        temperature = budget.temperature * budget.warmup_factor(step)
+        loss = elbo_loss(logits.float(), labels[batch], networks.kl(network), len(images), temperature)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        if watch and step + 1 in looks:
+            began = time.perf_counter()
+            curve.append({"step": step + 1, **_look(method, network, watch)})
+            watched += time.perf_counter() - began
     seconds = time.perf_counter() - start - watched
     with torch.no_grad():
         network(images[:1])
         final = float(networks.kl(network))
     trained = sum(p.numel() for p in network.parameters() if p.grad is not None)
-    if driver.world > 1:
-        network.cpu()  # it travels to the process that asked for it
     return Trained(network, seconds, final, trained, curve)
 
 
@@ -198,7 +177,7 @@ def _look(method: Method, network: nn.Module, watch: Watch) -> dict[str, float]:
 class Ensemble(nn.Module):
     """Networks whose probabilities are averaged: returns the logarithm of the mean, whose softmax is the mean."""
 
-    def __init__(self, members: Iterable[nn.Sequential]) -> None:
+    def __init__(self, members: Iterable[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 

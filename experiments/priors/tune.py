@@ -1,7 +1,8 @@
-"""Choose each method's settings on validation data, with the same effort for all, and write `settings.json`.
+"""Choose each method's settings, or the network, on validation data with the same effort for all.
 
     python -m experiments.priors.tune --profile bayes-mnist --data-dir data --jobs 2
     python -m experiments.priors.tune --profile tempered-mnist --data-dir data --jobs 2
+    python -m experiments.priors.tune --profile network --seeds 2 --data-dir data
 
 A profile is a network, a budget, data, and what may be chosen:
 
@@ -14,41 +15,46 @@ A profile is a network, a budget, data, and what may be chosen:
                             (bayes-cifar10-full has another network: the second rate over a wider range)
     tempered-mnist, tempered-mnist-large    bayes's choice, then the temperature and the learning rate again
     bayes-fashion-mnist, bayes-cifar10, ...    the same for other data
+    network           every network with Klein, Gaussian and deterministic convolutions, four candidates each; the one of the least
+                      mean of their best scores is chosen, a rule that ignores who wins
 
 Every method gets the same number of candidates. Each is trained on images drawn from the training pool and
 scored by its negative log likelihood on other images of the pool; test images are not looked at. Finished runs
-are kept, so the same command resumes, and candidates that the settings file holds are not trained again.
+are kept, so the same command resumes. Writes OUTPUT/PROFILE.json, the choice, and OUTPUT/PROFILE.csv, every candidate's score; copy
+the choice to experiments/priors/settings to use it.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
-from collections.abc import Sequence
+import functools
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-from joblib import Parallel, delayed
+import pandas as pd
 
-from experiments.common.store import write_json
-from experiments.priors import data as datasets
+from experiments.common import options
+from experiments.common.options import Parser, named_folder, names, say, whole
+from experiments.common.store import Store, write_json
+from experiments.common.tables import write_csv
 from experiments.priors import metrics, training
-from experiments.priors.candidates import stages
+from experiments.priors.candidates import of_network, stages
+from experiments.priors.engine import Pool, compute
 from experiments.priors.grid import LEADING
 from experiments.priors.job import Sources
 from experiments.priors.methods import (
     ENSEMBLES,
     METHODS,
-    SETTINGS_FILE,
+    SETTINGS_FOLDER,
     Settings,
     get_method,
     read_settings,
 )
-from experiments.priors.options import named_folder, names, whole
+from experiments.priors.networks import NETWORKS
+from experiments.priors.splits import stratified_indices, train_validation_split
 from experiments.priors.training import Budget
 
 VALIDATION = 0.3
@@ -74,7 +80,10 @@ class Profile:
 _SMALL = tuple(m for m in METHODS if m not in ("scale-mixture", "blitz", *ENSEMBLES))
 _SIZES = {"mnist": ((50, 100, 200), (500, 1000)), "fashion-mnist": ((50, 100, 200), (500, 1000)),
           "cifar10": ((50, 200), (500, 1000, 5000))}  # fmt: skip
+NETWORK = "network"
 PROFILES = {
+    # Embedded images in place of Fashion-MNIST: one download less.
+    NETWORK: Profile([("mnist", 100), ("embedded", 100)], SMALL_BUDGET, LEADING, 1000),
     "compare": Profile((("embedded", None),), Budget(), ("klein", "gaussian", "blitz", "deterministic")),
     **{
         f"{kind}-{dataset}{band}": Profile([(dataset, size) for size in sizes], SMALL_BUDGET, _SMALL, 1000)
@@ -92,178 +101,191 @@ PROFILES = {
 # --- scores ------------------------------------------------------------------------------------
 
 
-def tune(
-    profile: str,
-    name: str,
-    sources: Sources,
-    folder: Path,
-    seeds: int,
-    known: Sequence[dict[str, Any]] = (),
-) -> list[dict[str, Any]]:
-    """All candidates of a method, best first: {"settings", "NLL", "accuracy"}. Those ``known`` are not trained again."""
-    torch.set_num_threads(1)  # two methods at a time are faster than two threads for one
-    best = _start(profile, name)
-    before = {_key(entry["settings"]): entry for entry in known}
-    scored: dict[str, dict[str, Any]] = {}
-    for stage in stages(profile, name):
-        for settings in stage(best):
-            key = _key(asdict(settings))
-            if key not in scored:
-                scored[key] = before.get(key) or mean_score(
-                    PROFILES[profile], name, settings, sources, folder, seeds
-                )
-        best = Settings(**min(scored.values(), key=lambda entry: entry["NLL"])["settings"])
-    return sorted(scored.values(), key=lambda entry: entry["NLL"])
+@dataclass(frozen=True)
+class Trial:
+    """A candidate on one training subset: everything that its score depends on."""
+
+    method: str
+    network: str
+    dataset: str
+    train_size: int | None
+    seed: int
+    settings: Settings
+    budget: Budget
+    validation_size: int | None
+    data: str
+
+    def config(self) -> dict[str, Any]:
+        return asdict(self)
 
 
-def _key(settings: dict[str, Any]) -> str:
-    return json.dumps(settings, sort_keys=True)
+def score(trial: Trial, sources: Sources) -> dict[str, Any]:
+    """Train on one part of the training images and evaluate on another."""
+    data = sources.load(trial.dataset)
+    pool, held_out = train_validation_split(data.train_labels, VALIDATION, SPLIT)
+    chosen = pool[stratified_indices(data.train_labels[pool], trial.train_size, SPLIT + trial.seed)]
+    size = min(len(held_out), trial.validation_size or len(held_out))
+    held_out = held_out[stratified_indices(data.train_labels[held_out], size, SPLIT)]
+    images, validation = training.standardize(data.train_images[chosen], data.train_images[held_out])
+    method, labels = get_method(trial.method, trial.settings), data.train_labels[chosen]
+    trained = training.train(method, images, labels, len(data.classes), trial.budget, SPLIT + trial.seed)
+    predicted = training.predict(method, trained.network, validation, trial.budget.samples)
+    measured = metrics.evaluate(predicted, data.train_labels[held_out])
+    return {"measures": {"NLL": measured["cls/NLL"], "accuracy": measured["cls/Acc"]}}
 
 
-def _start(profile: str, name: str) -> Settings:
+def tell(result: dict[str, Any]) -> str:
+    return f"validation NLL {result['measures']['NLL']:.4f}"
+
+
+@dataclass
+class Tuner:
+    """Candidates of one profile, scored stage after stage, all methods of a stage together."""
+
+    profile: Profile
+    digests: dict[str, str]
+    seeds: int
+    first_seed: int
+    store: Store
+    sources: Sources
+    pool: Pool
+
+    def trials(self, method: str, settings: Settings, budget: Budget) -> Iterator[Trial]:
+        budget = replace(budget, temperature=settings.temperature)
+        for (dataset, size), seed in product(
+            self.profile.cells, range(self.first_seed, self.first_seed + self.seeds)
+        ):
+            yield Trial(
+                method, budget.network, dataset, size, seed, settings, budget,
+                self.profile.validation_size, self.digests[dataset],
+            )  # fmt: skip
+
+    def scores(self, candidates: Sequence[tuple[str, Settings, Budget]]) -> pd.DataFrame:
+        """A row a candidate: method, network, settings, mean NLL and accuracy.
+
+        Raises:
+            ValueError: a trial failed; the others are kept.
+        """
+        trials = [trial for candidate in candidates for trial in self.trials(*candidate)]
+        failed = compute(
+            trials, functools.partial(score, sources=self.sources), self.store, self.pool, tell
+        )
+        if failed:
+            raise ValueError(f"{failed} runs failed, and without them nothing can be chosen")
+        rows = []
+        for method, settings, budget in candidates:
+            found = [self.store.get(trial.config()) for trial in self.trials(method, settings, budget)]
+            mean = pd.DataFrame([run["measures"] for run in found if run]).mean()
+            rows.append({"method": method, "network": budget.network, "settings": settings, **mean})
+        return pd.DataFrame(rows)
+
+
+def best(scores: pd.DataFrame, method: str) -> Settings:
+    some = scores[scores["method"] == method]
+    return some.loc[some["NLL"].idxmin(), "settings"]
+
+
+def tune(tuner: Tuner, profile: str, methods: Sequence[str], settings: Path) -> pd.DataFrame:
+    """Every candidate of every method; `best` chooses. ``settings``: of earlier profiles, where those of this package are not meant."""
+    chosen = {name: _start(profile, name, settings) for name in methods}
+    plans = {name: stages(profile, name) for name in methods}
+    scores = pd.DataFrame()
+    for stage in range(max(map(len, plans.values()))):
+        say(f"stage {stage + 1} of {max(map(len, plans.values()))}")
+        candidates = [(n, s, tuner.profile.budget) for n in methods for s in plans[n][stage](chosen[n])]
+        scores = pd.concat([scores, tuner.scores(candidates)], ignore_index=True)
+        chosen = {name: best(scores, name) for name in methods}
+    return scores
+
+
+def _start(profile: str, name: str, settings: Path) -> Settings:
     if profile.startswith("tempered"):
         earlier = profile.replace("tempered", "bayes")
     elif profile.endswith("-full"):
         earlier = profile.replace("-full", "-large")
     else:
         return Settings(1e-3, 0.3)  # the first stage does not read it
-    return get_method(name, profile=read_settings(earlier)).settings
+    folder = settings if (settings / f"{earlier}.json").is_file() else SETTINGS_FOLDER
+    return get_method(name, profile=read_settings(earlier, folder)).settings
 
 
-def mean_score(
-    profile: Profile, name: str, settings: Settings, sources: Sources, folder: Path, seeds: int
-) -> dict[str, Any]:
-    runs = [
-        score(name, settings, profile, cell, SPLIT + seed, sources, folder)
-        for cell, seed in product(profile.cells, range(seeds))
-    ]
-    means = {key: sum(run[key] for run in runs) / len(runs) for key in ("NLL", "accuracy")}
-    return {"settings": asdict(settings), **means}
-
-
-def score(
-    name: str,
-    settings: Settings,
-    profile: Profile,
-    cell: tuple[str, int | None],
-    seed: int,
-    sources: Sources,
-    folder: Path,
-) -> dict[str, Any]:
-    """Train on one part of the training images and evaluate on another."""
-    budget = replace(profile.budget, temperature=settings.temperature)
-    config = {
-        "method": name,
-        "settings": asdict(settings),
-        "budget": asdict(budget),
-        "cell": cell,
-        "seed": seed,
-    }
-    text = json.dumps(config, sort_keys=True)
-    path = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    dataset, size = cell
-    data = sources.load(dataset, None, None, 0)
-    pool, held_out = datasets.train_validation_split(data.train_labels, VALIDATION, SPLIT)
-    chosen = pool[datasets.stratified_indices(data.train_labels[pool], size, seed)]
-    held_out = held_out[
-        datasets.stratified_indices(
-            data.train_labels[held_out],
-            min(len(held_out), profile.validation_size or len(held_out)),
-            SPLIT,
-        )
-    ]
-    images, validation = training.standardize(data.train_images[chosen], data.train_images[held_out])
-    method = get_method(name, settings)
-    labels = data.train_labels[chosen]
-    trained = training.train(method, images, labels, len(data.classes), budget, seed)
-    predicted = training.predict(method, trained.network, validation, budget.samples)
-    measured = metrics.evaluate(predicted, data.train_labels[held_out])
-    result = {"NLL": measured["cls/NLL"], "accuracy": measured["cls/Acc"], "config": config}
-    write_json(path, result)
-    return result
+def choose_network(scores: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """The network of the least mean, over methods, of each one's best NLL; and those NLLs."""
+    least = scores.groupby(["network", "method"], sort=False)["NLL"].min().unstack()
+    least["mean"] = least.mean(axis=1)
+    return str(least["mean"].idxmin()), least
 
 
 # --- the command line --------------------------------------------------------------------------
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--profile", choices=PROFILES, default="bayes-mnist", metavar="PROFILE")
-    parser.add_argument("--methods", type=names, help="comma-separated (default: all of the profile)")
-    parser.add_argument("--seeds", type=whole, default=1, help="training subsets a candidate is scored on")
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path(".cache/data"), help="where downloads are, or go"
-    )
-    parser.add_argument("--folder", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
-                        help="where a data set's images are, in train/<class>/ and test/<class>/, in place of a download")  # fmt: skip
-    parser.add_argument("--jobs", type=whole, default=2, help="methods at a time, one thread each")
-    parser.add_argument(
-        "--output", type=Path, default=Path("results/tune"), help="folder for finished runs"
-    )
-    parser.add_argument("--settings", type=Path, default=SETTINGS_FILE, help="file that takes the choice")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser()
     arguments = parser.parse_args(argv)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    methods = arguments.methods or PROFILES[arguments.profile].methods
-    for name in methods:
-        if name not in METHODS:
-            parser.error(f"--methods {name}: choose from {', '.join(METHODS)}")
-
-    sources = Sources(str(arguments.data_dir), dict(arguments.folder))
-    pool = Parallel(arguments.jobs, return_as="generator")
-    found = pool(
-        delayed(tune)(
-            arguments.profile,
-            name,
-            sources,
-            arguments.output,
+    profile, output = PROFILES[arguments.profile], arguments.output
+    try:
+        methods = arguments.methods or profile.methods
+        options.check_known(methods, METHODS, "--methods")
+        options.check_known(arguments.networks, NETWORKS, "--networks")
+        options.check_writable(output)
+        if arguments.steps:
+            profile = replace(profile, budget=replace(profile.budget, steps=arguments.steps))
+        sources = Sources(str(arguments.data_dir), dict(arguments.folder))
+        digests = sources.digests(dataset for dataset, _ in profile.cells)
+        options.write_config(arguments)
+        tuner = Tuner(
+            profile,
+            digests,
             arguments.seeds,
-            recorded(arguments.settings, arguments.profile, name, arguments.seeds),
+            arguments.seed,
+            Store(output / "runs"),
+            sources,
+            Pool.of(arguments),
         )
-        for name in methods
+        how = {"by": "mean validation NLL", "seeds": arguments.seeds, "budget": asdict(profile.budget),
+               "on": [f"{dataset}, n = {size or 'all'}" for dataset, size in profile.cells]}  # fmt: skip
+        if arguments.profile == NETWORK:
+            budgets = [replace(profile.budget, network=name) for name in arguments.networks]
+            scores = tuner.scores([(n, s, b) for b in budgets for n in methods for s in of_network(n)])
+            network, table = choose_network(scores)
+            write_json(output / "network.json", {"chosen": how, "network": network})
+            print(f"{table.to_string(float_format='%.4f')}\nleast mean NLL: {network}")
+        else:
+            scores = tune(tuner, arguments.profile, methods, output)
+            choice = {name: asdict(best(scores, name)) for name in methods}
+            write_json(output / f"{arguments.profile}.json", {"chosen": how, "methods": choice})
+            print("\n".join(f"{name}: {settings}" for name, settings in choice.items()))
+        write_csv(output / f"{arguments.profile}.csv", scores)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        say(f"stopped; the same command resumes from {output}")
+        return 130
+    return 0
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--profile",
+        choices=PROFILES,
+        default="bayes-mnist",
+        metavar="PROFILE",
+        help="what is chosen, on what",
     )
-    for name, candidates in zip(methods, found, strict=True):
-        record(arguments.settings, arguments.profile, name, candidates, arguments.seeds)
-        print(f"{name}: validation NLL, accuracy")
-        for entry in candidates:
-            print(
-                f"  {entry['NLL']:.4f}  {entry['accuracy']:.4f}  {Settings(**entry['settings'])}",
-                flush=True,
-            )
-
-
-def _how(profile: str, seeds: int) -> dict[str, Any]:
-    """By what, on what and with which budget a profile's choice is made."""
-    cells = [f"{dataset}, n = {size or 'all'}" for dataset, size in PROFILES[profile].cells]
-    budget = asdict(PROFILES[profile].budget)
-    return {"by": "mean validation NLL", "on": cells, "seeds": seeds, "budget": budget}
-
-
-def recorded(path: Path, profile: str, name: str, seeds: int) -> list[dict[str, Any]]:
-    """A method's candidates in the settings file, where they were scored in the same way."""
-    profiles = json.loads(path.read_text(encoding="utf-8"))["profiles"] if path.is_file() else {}
-    entry = profiles.get(profile, {})
-    if entry.get("chosen") != _how(profile, seeds):
-        return []
-    return entry.get("candidates", {}).get(name, [])
-
-
-def record(path: Path, profile: str, name: str, candidates: list[dict[str, Any]], seeds: int) -> None:
-    """Put the best candidate into the settings file, with what was tried and how each fared."""
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"profiles": {}}
-    entry = settings["profiles"].setdefault(profile, {"methods": {}, "candidates": {}})
-    entry["chosen"] = _how(profile, seeds)
-    entry["methods"][name] = candidates[0]["settings"]
-    entry.setdefault("candidates", {})[name] = [
-        {**c, "NLL": round(c["NLL"], 4), "accuracy": round(c["accuracy"], 4)} for c in candidates
-    ]
-    write_json(path, settings)
+    add("--methods", type=names, help="comma-separated; without it all of the profile")
+    add("--networks", type=names, default=",".join(NETWORKS), help="of the profile network")
+    add("--seeds", type=whole, default=1, help="training subsets a candidate is scored on")
+    add("--seed", type=options.seed_number, default=0, help="first of them")
+    add("--steps", type=whole, help="instead of the profile's")
+    add("--data-dir", type=Path, default=Path(".cache/data"), help="where downloads are, or go")
+    add("--folder", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
+        help="where a data set's images are, in train/<class>/ and test/<class>/, in place of a download")  # fmt: skip
+    add("--output", type=Path, default=Path("results/tune"), help="folder")
+    Pool.add_options(parser)
+    return parser
 
 
 if __name__ == "__main__":
-    from experiments.priors import tune as module  # joblib's workers find `tune` by the name of its module
-
-    module.main()
+    sys.exit(main())

@@ -6,16 +6,19 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 import topoprior as tp
 from experiments.priors import compare as compare_priors
-from experiments.priors import runs
+from experiments.priors.grid import Job
+from tests.experiments.priors.test_data import write_image
 
 SCRIPT = Path(compare_priors.__file__).parents[1] / "compare_priors.py"
 TINY = ["--train-size", "40", "--test-size", "30", "--steps", "3", "--samples", "2", "--batch-size", "20"]
-FILES = ["config.json", "kernels.png", "reliability.png", "report.md", "results.json", "runs"]
+FILES = ["config.json", "kernels.png", "reliability.png", "report.md", "runs", "runs.csv"]
 
 
 def test_end_to_end_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,10 +44,9 @@ def test_end_to_end_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for method in ("klein", "gaussian"):
         assert any(line.startswith(method) for line in done.stdout.splitlines())
 
-    results = json.loads((out / "results.json").read_text())
-    assert [run["method"] for run in results["runs"]] == ["klein", "gaussian"]
-    assert 0 <= results["summary"]["klein"]["cls/Acc"]["mean"] <= 1
-    assert results["summary"]["klein"]["cls/Acc"]["half_width"] is None
+    results = pd.read_csv(out / "runs.csv")
+    assert results["method"].tolist() == ["klein", "gaussian"]
+    assert results["cls/Acc"].between(0, 1).all()
     config = json.loads((out / "config.json").read_text())
     assert config["arguments"]["train_size"] == 40
     assert config["versions"]["torch"] == metadata.version("torch")
@@ -53,12 +55,12 @@ def test_end_to_end_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (out / "kernels.png").read_bytes().startswith(b"\x89PNG")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runs, "one_run", _must_not_run)
+    monkeypatch.setattr(compare_priors, "run_job", _must_not_run)
     compare_priors.main(command[2:])
-    assert json.loads((out / "results.json").read_text()) == results
+    assert pd.read_csv(out / "runs.csv").equals(results)
 
 
-def _must_not_run(*args: object) -> None:
+def _must_not_run(*args: object, **rest: object) -> None:
     raise AssertionError("trained again")
 
 
@@ -67,22 +69,24 @@ def test_stopped_job_resumes(
 ) -> None:
     command = [*TINY, "--priors", "klein,gaussian", "--seeds", "2", "--output", str(tmp_path / "out")]
     trained: list[str] = []
-    one_run = runs.one_run
+    run_job = compare_priors.run_job
 
-    def stop_at_third(method, *rest):  # type: ignore[no-untyped-def]
+    def stop_at_third(job: Job, **rest: Any) -> dict[str, Any]:
         if len(trained) == 2:
             raise KeyboardInterrupt
-        trained.append(method.name)
-        return one_run(method, *rest)
+        trained.append(job.method)
+        return run_job(job, **rest)
 
-    monkeypatch.setattr(runs, "one_run", stop_at_third)
+    monkeypatch.setattr(compare_priors, "run_job", stop_at_third)
     with pytest.raises(SystemExit) as stopped:
         compare_priors.main(command)
     assert stopped.value.code == 130
     assert "resumes" in capsys.readouterr().err
     assert not (tmp_path / "out" / "report.md").exists()
 
-    monkeypatch.setattr(runs, "one_run", lambda m, *rest: trained.append(m.name) or one_run(m, *rest))
+    monkeypatch.setattr(
+        compare_priors, "run_job", lambda job, **rest: trained.append(job.method) or run_job(job, **rest)
+    )
     compare_priors.main(command)
     assert trained == ["klein", "gaussian", "klein", "gaussian"]
 
@@ -184,3 +188,27 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for option in ("--dataset", "--priors", "--seeds", "--temperature", "--output", "--fresh"):
         assert option in shown
+
+
+def test_a_changed_prior_or_image_is_run_again(tmp_path: Path) -> None:
+    """The folder of a prior and the folder of images keep their names; what is in them decides."""
+    for split in ("train", "test"):
+        for label, name in enumerate(("cat", "dog")):
+            for i in range(5):
+                write_image(tmp_path / "images" / split / name / f"{i}.png", 100 * label + i, (8, 8))
+    prior = tmp_path / "prior"
+    tp.DecoderPrior.from_pretrained("klein-3x3").save_pretrained(prior)
+    command = ["--dataset", str(tmp_path / "images"), "--priors", str(prior), "--seeds", "1"]
+    command += ["--output", str(tmp_path / "out"), "--steps", "2", "--samples", "2"]
+    found = []
+    for change in (
+        lambda: None,
+        lambda: tp.DecoderPrior.from_pretrained("torus-3x3").save_pretrained(prior),
+        lambda: write_image(tmp_path / "images/train/cat/0.png", 200, (8, 8)),
+    ):
+        change()
+        compare_priors.main(command)
+        found.append({path.name for path in (tmp_path / "out/runs").iterdir()})
+    assert [len(names) for names in found] == [1, 1, 1]
+    assert not found[0] & found[1]
+    assert not found[1] & found[2]

@@ -5,14 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 import topoprior as tp
-from experiments.common import statistics
-from experiments.common.store import write_json
-from experiments.priors import methods, metrics, networks, runs, training
-from experiments.priors import quick_report as report
+from experiments.priors import methods, metrics, networks, training
 from experiments.priors.training import Budget
 
 METHODS = ("klein", "gaussian", "blitz", "deterministic")
@@ -61,35 +57,6 @@ def test_reliability_gives_the_calibration_error(predictions: tuple[Tensor, Tens
     gaps = zip(bins.counts, bins.confidence, bins.accuracy, strict=True)
     ece = sum(count / 500 * abs(confidence - accuracy) for count, confidence, accuracy in gaps)
     assert ece == pytest.approx(metrics.evaluate(*predictions)["cal/ECE"], abs=1e-6)
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 3, 9, 10, 11, 20, 50, 1000])
-def test_student_quantile(degrees: int) -> None:
-    assert statistics.t_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=2e-4)
-
-
-def test_interval() -> None:
-    values = [0.81, 0.84, 0.79, 0.83]
-    low, high = stats.t.interval(0.95, 3, loc=sum(values) / 4, scale=stats.sem(values))
-    found = statistics.interval(values)
-    assert found.half_width is not None
-    assert found.mean - found.half_width == pytest.approx(low, abs=1e-5)
-    assert found.mean + found.half_width == pytest.approx(high, abs=1e-5)
-    assert statistics.interval([0.5]) == (0.5, None)
-    assert str(statistics.interval([0.5])) == "0.5000"
-
-
-def test_differences_are_paired() -> None:
-    """Seeds far apart, methods close: the paired interval is narrow, those of the means are wide."""
-    saved = [
-        {"method": method, "seed": seed, "results": dict.fromkeys(report.COLUMNS, seed + shift)}
-        for seed, shift_klein in ((0, 0.11), (1, 0.10), (2, 0.09))
-        for method, shift in (("klein", shift_klein), ("gaussian", 0.0))
-    ]
-    difference = report.paired_differences(saved)["klein - gaussian"]["cls/Acc"]
-    assert difference.mean == pytest.approx(0.1)
-    assert difference.half_width == pytest.approx(4.3027 * 0.01 / math.sqrt(3), rel=1e-4)
-    assert report.summarize(saved)["klein"]["cls/Acc"].half_width == pytest.approx(2.459, abs=1e-3)
 
 
 # Training
@@ -222,17 +189,3 @@ def test_a_folder_is_a_prior(tmp_path: Path) -> None:
     tp.DecoderPrior.from_pretrained("klein-3x3").save_pretrained(tmp_path / "mine")
     network = networks.build(methods.get_method(str(tmp_path / "mine")), 1, 10)
     assert isinstance(network[1].prior, tp.DecoderPrior)
-
-
-# Kept runs
-
-
-def test_damaged_run_is_no_run(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    config = {"seed": 0}
-    assert runs.saved_run(path, config) is None
-    write_json(path, {"config": config, "results": {}})
-    assert runs.saved_run(path, config) is not None
-    assert runs.saved_run(path, {"seed": 1}) is None
-    path.write_text(path.read_text()[:-5])
-    assert runs.saved_run(path, config) is None

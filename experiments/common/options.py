@@ -1,0 +1,131 @@
+"""Command lines: values checked with one line for what is wrong, defaults shown, what was asked for kept."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from experiments.common.document import printable
+from experiments.common.store import versions, write_json
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The text as it is written, and every option with its default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or not action.help:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """``what`` is a module's docstring. An error is one line; the usage is in --help."""
+
+    def __init__(self, what: str | None, **options: Any) -> None:
+        description, _, rest = (what or "").partition("\n\n")
+        super().__init__(description=description, epilog=rest, formatter_class=_Formatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {printable(' '.join(message.split()))}\n")
+
+
+def write_config(arguments: argparse.Namespace, **more: Any) -> None:
+    """config.json in the folder of the results: what was asked for, and what answered."""
+    asked = {
+        key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()
+    }
+    machine = {"versions": versions(), "cpus": os.cpu_count()}
+    write_json(arguments.output / "config.json", {"arguments": asked, **more, **machine})
+
+
+def say(text: str) -> None:
+    """A line for the person who waits."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def whole(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, at least 1")
+    return int(text)
+
+
+def seed_number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 0 to 2^32 - 1")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a positive number")
+    return value
+
+
+def fraction(text: str) -> float:
+    value = 0.0 if text == "0" else positive(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 0 to 1")
+    return value
+
+
+def names(text: str) -> list[str]:
+    found = [name.strip() for name in text.split(",")]
+    if "" in found or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: give different names, separated by commas")
+    return found
+
+
+def wholes(text: str) -> list[int]:
+    return [whole(part.strip()) for part in text.split(",")]
+
+
+def check_known(found: Iterable[str], known: Iterable[str], option: str) -> None:
+    """Raises ValueError for a name that is not known."""
+    for name in found:
+        if name not in known:
+            raise ValueError(f"{option} {name}: choose from {', '.join(known)}")
+
+
+def seed_list(text: str, first: int) -> list[int]:
+    """The seeds of --seeds: "3" is a count from ``first`` on, "0,1,2" are the seeds themselves."""
+    try:
+        if "," not in text:
+            count = whole(text)
+            return list(range(first, first + count))
+        seeds = [seed_number(part.strip()) for part in text.split(",") if part.strip()]
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"--seeds: {error}, or a list such as 0,1,2") from None
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {text!r}: give different whole numbers, such as 0,1,2")
+    return seeds
+
+
+def named_folder(text: str) -> tuple[str, str]:
+    """A data set's label and where it is: "cifar10=some/folder", or a name for both."""
+    label, _, folder = text.partition("=")
+    return label, folder or label
+
+
+def check_writable(output: Path) -> None:
+    """Write a file where the results will be, or in the nearest folder that exists, and remove it."""
+    folder = output.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(
+            f"--output {output}: cannot write to {folder} ({reason}); choose another"
+        ) from None

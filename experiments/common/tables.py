@@ -1,0 +1,84 @@
+"""Runs as a data frame, a row each, and what it says: means over seeds, paired differences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.common.statistics import holm, interval, paired_t_test
+from experiments.common.store import Run
+from topoprior.utils.files import write_atomically
+
+
+def frame(runs: Iterable[Run]) -> pd.DataFrame:
+    """A row a run: numbers and words of its configuration, those of a dict in it with the dict's name, then its measures."""
+    rows = [{**_flat(run.config), **run.result["measures"]} for run in runs]
+    return pd.DataFrame(rows)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{k}": v for k, v in _flat(value).items()}
+        else:
+            found[key] = json.dumps(value) if isinstance(value, list | tuple) else value
+    return found
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, table.to_csv(index=False).encode("utf-8", "backslashreplace"))
+
+
+def means(table: pd.DataFrame, rows: str, columns: str, measure: str) -> pd.DataFrame:
+    """Mean ± half the 95% interval over seeds, as text; rows and columns as they come."""
+    found = table.dropna(subset=[measure]).groupby([rows, columns], sort=False)[measure]
+    cells = found.apply(lambda values: str(interval(values.tolist())))
+    return cells.unstack(columns).fillna("")
+
+
+def differences(
+    table: pd.DataFrame, first: str, second: str, by: str, measure: str, places: Sequence[str]
+) -> pd.DataFrame:
+    """First minus second, seed by seed, at every place that has both; Holm's p over all the rows.
+
+    Args:
+        by: the column that holds ``first`` and ``second``.
+        places: columns within which runs are compared.
+
+    Returns:
+        a row a place: ``places``, mean, half_width, p, seeds, adjusted.
+    """
+    pairs = table[table[by].isin([first, second])].pivot_table(
+        index=[*places, "seed"], columns=by, values=measure, sort=False
+    )
+    if not {first, second} <= set(pairs.columns):
+        return pd.DataFrame()
+    rows = []
+    for place, some in pairs.dropna().groupby(level=list(range(len(places))), sort=False):
+        place = place if isinstance(place, tuple) else (place,)
+        result = paired_t_test(some[first].tolist(), some[second].tolist())
+        rows.append({**dict(zip(places, place, strict=True)), **result._asdict()})
+    found = pd.DataFrame(rows, columns=[*places, "mean", "half_width", "p", "seeds"])
+    tested = found["p"].notna()
+    found.loc[tested, "adjusted"] = holm(found.loc[tested, "p"].tolist())
+    return found
+
+
+def signed(mean: float, half_width: float | None, adjusted: float | None = None) -> str:
+    """A difference as text, with the p-value if there is one."""
+    text = f"{mean:+.4f}"
+    if half_width is not None and not pd.isna(half_width):
+        text += f" ± {half_width:.4f}"
+    return text if adjusted is None or pd.isna(adjusted) else f"{text} (p {adjusted:.2g})"
+
+
+def as_rows(table: pd.DataFrame) -> list[list[str]]:
+    """For `Document.table`: the header, then index and cells of every row."""
+    head = [str(table.index.name or ""), *map(str, table.columns)]
+    return [head, *([str(i), *map(str, row)] for i, row in zip(table.index, table.to_numpy(), strict=True))]
