@@ -17,9 +17,10 @@ __all__ = ["tree"]  # the fixture
 
 
 def fails(folder: Path) -> str:
-    with pytest.raises(DataError) as error, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("error")
-        describe(str(folder), folder)
+        with pytest.raises(DataError) as error:
+            describe(str(folder), folder)
     text = str(error.value)
     assert "\n" not in text
     return text
