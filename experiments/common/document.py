@@ -61,11 +61,14 @@ def escape(text: str, longest: int = 100) -> str:
         >>> escape("<script>a|b")
         '&lt;script&gt;a\\\\|b'
     """
-    text = printable(text)
-    if len(text) > longest:
-        text = f"{text[: longest - 1]}…"
+    text = cut(printable(text), longest)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"(?<!\\)([|\[\]])", r"\\\1", text)
+
+
+def cut(text: str, longest: int = 100) -> str:
+    """At most so many characters, the last one an ellipsis where there were more."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def printable(text: str) -> str:

@@ -29,8 +29,8 @@ from experiments.klein_circles.images import NUM_PUBLISHED, PUBLISHED_SEED, SETS
 from experiments.klein_circles.pictures import curves_picture, latents_picture, picture_data
 from experiments.klein_circles.report import report
 from experiments.klein_circles.scores import evaluate
-from topoprior.topology.spectral import Fit
-from topoprior.vae.training import fit
+from topoprior.topology.fit import Fit
+from topoprior.vae.training import History, fit
 
 HIDDEN = (1024, 512, 128, 32)
 MODELS = {
@@ -97,12 +97,11 @@ def run_all(images: ImageSet, split: Split, arguments: argparse.Namespace) -> li
 
 
 def trained(config: dict[str, Any], split: Split, arguments: argparse.Namespace) -> tp.CoveringVAE | None:
-    """The model of a run, from its checkpoint; None where that is gone."""
-    path = checkpoint(config, arguments)
-    if not path.exists():
+    """The model of a run, from its checkpoint, which has nothing left to do; None where that is gone."""
+    if not checkpoint(config, arguments).exists():
         return None
     vae = build(config, split.train[0].shape[1:])
-    vae.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["best_state"])
+    train(vae, config, split, arguments)
     return vae
 
 
@@ -182,16 +181,13 @@ def build(config: dict[str, Any], shape: Sequence[int]) -> tp.CoveringVAE:
     )
 
 
-def one_run(
-    config: dict[str, Any], images: ImageSet, split: Split, arguments: argparse.Namespace
-) -> dict[str, Any]:
-    """Train, from the checkpoint if there is one, and measure."""
-    torch.manual_seed(config["seed"])
-    vae, path = build(config, split.train[0].shape[1:]).to(arguments.device), checkpoint(config, arguments)
-    resumed = path.exists()
+def train(
+    vae: tp.CoveringVAE, config: dict[str, Any], split: Split, arguments: argparse.Namespace
+) -> History:
+    """Train, from the checkpoint if there is one."""
+    path = checkpoint(config, arguments)
     path.parent.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    history = fit(
+    return fit(
         vae,
         split.train[0],
         validation=split.validation[0],
@@ -206,6 +202,16 @@ def one_run(
         checkpoint=path,
         progress=not arguments.no_progress,
     )
+
+
+def one_run(
+    config: dict[str, Any], images: ImageSet, split: Split, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Train and measure."""
+    torch.manual_seed(config["seed"])
+    vae = build(config, split.train[0].shape[1:]).to(arguments.device)
+    resumed, start = checkpoint(config, arguments).exists(), time.perf_counter()
+    history = train(vae, config, split, arguments)
     seconds = time.perf_counter() - start
     results = evaluate(vae.cpu(), images, split, config["seed"], arguments.topology_points)
     loops = results.pop("loops", None)

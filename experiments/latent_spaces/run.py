@@ -117,7 +117,9 @@ def report(table: pd.DataFrame, args: argparse.Namespace) -> Document:
             + ("" if pd.isna(accuracy) else f" Test accuracy of the network: {accuracy:.3f}.")
         )
         columns = {
-            word: means(some, "space", "set", measure).iloc[:, 0] for measure, word in MEASURES.items()
+            word: means(some, "space", "set", measure).iloc[:, 0]
+            for measure, word in MEASURES.items()
+            if some[measure].notna().any()
         }
         page.table(as_rows(pd.DataFrame(columns).fillna("none")))
     page.picture("scores.png", png(picture(table)), "Scores of every space, with 95% intervals.")

@@ -1,7 +1,7 @@
 """What the runs of a comparison say: runs.csv, report.md and at most three pictures, from its folder alone.
 
     python -m experiments.priors.report results/sweep
-    python -m experiments.priors.report experiments/results/small-data/runs.csv --output somewhere
+    python -m experiments.priors.report results/sweep --output somewhere
 
 Tables only; what they mean is for people to write.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.common.document import Document, escape
+from experiments.common.document import Document, cut, escape
 from experiments.common.options import Parser, names
 from experiments.common.store import Run
 from experiments.common.tables import as_rows, differences, means, signed, write_csv
@@ -140,7 +140,13 @@ def _differences(document: Document, results: pd.DataFrame, first: str) -> None:
         for measure in COMPARED:
             found = differences(results, first, other, "variant", measure, table.PLACE)
             if len(found):
-                names = found["dataset"] + ", n = " + found["train_size"] + ", T = " + found["temperature"]
+                names = (
+                    found["dataset"].map(cut)
+                    + ", n = "
+                    + found["train_size"]
+                    + ", T = "
+                    + found["temperature"]
+                )
                 cells = [
                     signed(*row)
                     for row in zip(found["mean"], found["half_width"], found["adjusted"], strict=True)

@@ -119,7 +119,7 @@ def folders(tmp_path: Path) -> Path:
         ("--priors klein,,gaussian", "separated by commas"),
         ("--priors klein,klein", "different names"),
         ("--priors {}/damaged", "model.safetensors: damaged"),
-        ("--priors {}/empty", "no config.json"),
+        ("--priors {}/empty", "no model.safetensors"),
         ("--output {}/file/results", "cannot write"),
         ("--dataset {}/images", "no images"),
         ("--dataset {}/empty", "train/"),
