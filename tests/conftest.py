@@ -16,5 +16,7 @@ torch.set_num_threads(1)  # small tensors: threads that wait for one another onl
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _afresh() -> None:
     torch.manual_seed(0)
+    # Libraries that some tests import switch the checks of torch's distributions off for the whole process.
+    torch.distributions.Distribution.set_default_validate_args(True)

@@ -48,7 +48,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
 def test_the_table_of_a_converted_network_is_what_the_page_shows(tmp_path, monkeypatch):
     page = ROOT / "docs" / "concepts" / "layers.md"
     table = str(_run(page, tmp_path, monkeypatch)["table"]).splitlines()
-    shown = re.search(r"^layer .*?^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    shown = re.search(r"^layer {2,}type.*?^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     rows = [
         line.split()[:5] for line in shown[0].splitlines()[2:] if line.startswith(("conv", "layer", "fc"))
     ]

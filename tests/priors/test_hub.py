@@ -188,7 +188,9 @@ def test_a_prior_goes_to_the_hub_and_comes_back(hub, tmp_path):
     assert len(_Hub.asked) == count, "without a question"
 
 
-def test_names_that_are_no_repository_never_reach_a_hub(tmp_path):
+def test_names_that_are_no_repository_never_reach_a_hub(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # where there is no ../x
     for name in ("no-such-prior", str(tmp_path / "missing"), "a/b/c", "../x"):
         with pytest.raises(CheckpointError, match="neither a shipped prior"):
             tp.DecoderPrior.from_pretrained(name)
