@@ -118,3 +118,11 @@ def test_the_tests_of_the_source_archive_collect(archives):
 
 def test_importing_warns_of_nothing(tmp_path):
     _run("-W", "error", "-c", "import topoprior, topoprior.blitz, topoprior.cli", cwd=tmp_path, path=ROOT)
+
+
+def test_importing_does_not_load_the_compiler(tmp_path):
+    """It would double the time that torch itself takes."""
+    code = "import sys, torch; before = 'torch._dynamo' in sys.modules; import topoprior"
+    code += "; assert ('torch._dynamo' in sys.modules) == before"
+    environment = os.environ | {"PYTHONPATH": str(Path(tp.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)

@@ -86,12 +86,13 @@ class found_once(property):
 
         # Traced code runs what is marked so as it is. It is not to return the found object itself, but to leave it
         # where traced code looks it up as an attribute.
-        @torch.compiler.assume_constant_result
         def find_if_new(self: Any) -> bool:
             if kept not in self.__dict__:
                 self.__dict__[kept] = slow(self)
             return True
 
+        # What torch.compiler.assume_constant_result does, but for importing the compiler: half of the import time.
+        find_if_new._dynamo_marked_constant = True  # type: ignore[attr-defined]
         find_if_new.__name__ = search  # by which torch.compile looks it up
         self._find_if_new = find_if_new
         super().__init__(get, doc=find.__doc__)
