@@ -17,5 +17,6 @@ def test_the_package_is_drawn_in_its_order() -> None:
     graph = imports.imports()
     height = imports.levels(graph)
     order = ["utils", "spaces", "kernels", "vae", "priors", "nn"]
-    assert [height[room] for room in order] == sorted({height[room] for room in order})
+    assert [height[room] for room in order] == sorted(height[room] for room in order)
+    assert height["utils"] < height["spaces"] < height["kernels"] < height["priors"] < height["nn"]
     assert imports.png(imports.picture(graph))[:4] == b"\x89PNG"
