@@ -12,7 +12,7 @@ from tqdm import tqdm
 from topoprior.utils.least_squares import levenberg_marquardt
 
 _STARTS, _BEHIND = 4, 0.15  # basins that are tried, if their cosines are not so much less than the best
-_SCREEN = 2  # steps in each of them
+_SCREEN = 4  # steps in each of them: after two the best basin may still look worse than another
 _STEPS, _ROUNDS = 4, 6  # so many times so many steps in the best one
 _REGION, _BASIN = (
     8,
