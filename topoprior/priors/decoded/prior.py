@@ -84,8 +84,8 @@ class DecoderPrior(OnHub, WeightPrior):
         *,
         gain: float = HE_GAIN,
         mean_fraction: float = 0.1,
-        init_scale: float = 0.1,
-        init_latent_scale: float = 0.05,
+        init_scale: float = 0.03,
+        init_latent_scale: float = 0.01,
         residual_fraction: float = 0.0,
         empirical_bayes: bool = False,
     ) -> None:

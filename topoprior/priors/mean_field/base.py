@@ -72,7 +72,7 @@ class MeanFieldPrior(WeightPrior):
         scale: float | None = None,
         *,
         gain: float = HE_GAIN,
-        init_scale: float = 0.1,
+        init_scale: float = 0.03,
         empirical_bayes: bool = False,
         num_nodes: int = 32,
     ) -> None:
