@@ -161,7 +161,8 @@ def test_weights_of_zero_are_measured_by_the_prior():
 def test_a_wide_start_is_one_option_away_and_a_narrow_one_costs_its_logarithm():
     net = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False))
     wide = tp.to_bayesian(net, "gaussian", init="pretrained", relative_scale=1e6)[0].weight_posterior
-    assert torch.equal(wide.log_scale.exp(), torch.full_like(wide.loc, 0.1 * math.sqrt(2 / 27)))
+    start = tp.Gaussian().init_scale * math.sqrt(2 / 27)
+    torch.testing.assert_close(wide.log_scale.exp(), torch.full_like(wide.loc, start))
     kls = [
         tp.to_bayesian(net, "gaussian", init="pretrained", relative_scale=c)[0].kl() for c in (0.002, 0.001)
     ]
