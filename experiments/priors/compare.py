@@ -18,19 +18,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.common import data as datasets
 from experiments.common import options
 from experiments.common.document import plain_table
+from experiments.common.metrics import METRICS
 from experiments.common.options import Parser, positive, say, whole
 from experiments.common.store import Run, Store, digest
 from experiments.common.tables import as_rows, differences, means, signed
-from experiments.priors import data as datasets
 from experiments.priors import networks, report, table
 from experiments.priors.engine import Pool, compute
 from experiments.priors.grid import Job
 from experiments.priors.hardware import Hardware
 from experiments.priors.job import Sources, run_job, tell
 from experiments.priors.methods import METHODS, Method, get_method, prior_digest
-from experiments.priors.metrics import METRICS
 from experiments.priors.training import Budget
 
 SMALLEST_IMAGE = 8

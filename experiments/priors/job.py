@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from experiments.common import data as datasets
+from experiments.common import metrics
+from experiments.common.data import ImageData
 from experiments.common.options import say
+from experiments.common.splits import stratified_indices
 from experiments.common.store import digest, tensor_bytes
-from experiments.priors import data as datasets
-from experiments.priors import metrics, networks, training
+from experiments.priors import networks, training
 from experiments.priors import uncertainty as uncertainty_measures
-from experiments.priors.data import ImageData
 from experiments.priors.grid import Job
 from experiments.priors.hardware import Hardware
 from experiments.priors.methods import Method
-from experiments.priors.splits import stratified_indices
 
 KERNELS_KEPT = 16
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.common.document import Document, cut, escape
+from experiments.common.metrics import METRICS
 from experiments.common.options import Parser, names
 from experiments.common.store import Run
 from experiments.common.tables import as_rows, differences, means, signed, write_csv
 from experiments.priors import plots, table
-from experiments.priors.metrics import METRICS
 
 WORDS = {
     "cls/Acc": "accuracy",

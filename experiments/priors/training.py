@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import topoprior as tp
-from experiments.priors import metrics, networks
+from experiments.common import metrics
+from experiments.priors import networks
 from experiments.priors.hardware import Hardware
 from experiments.priors.methods import Method
 from experiments.priors.optimizer import make_optimizer

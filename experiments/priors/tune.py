@@ -36,11 +36,12 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.common import options
+from experiments.common import metrics, options
 from experiments.common.options import Parser, named_folder, names, say, whole
+from experiments.common.splits import stratified_indices, train_validation_split
 from experiments.common.store import Store, write_json
 from experiments.common.tables import write_csv
-from experiments.priors import metrics, training
+from experiments.priors import training
 from experiments.priors.candidates import of_network, stages
 from experiments.priors.engine import Pool, compute
 from experiments.priors.grid import LEADING
@@ -54,7 +55,6 @@ from experiments.priors.methods import (
     read_settings,
 )
 from experiments.priors.networks import NETWORKS
-from experiments.priors.splits import stratified_indices, train_validation_split
 from experiments.priors.training import Budget
 
 VALIDATION = 0.3

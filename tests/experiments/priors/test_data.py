@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from experiments.priors import data as datasets
-from experiments.priors.data import DataError, load
-from experiments.priors.splits import stratified_indices, train_validation_split
+from experiments.common import data as datasets
+from experiments.common.data import DataError, load
+from experiments.common.splits import stratified_indices, train_validation_split
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "data"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.common.data import DataError, describe, load
+from experiments.common.folders import SUFFIXES
 from experiments.priors import compare
-from experiments.priors.data import DataError, describe, load
-from experiments.priors.folders import SUFFIXES
 from tests.experiments.priors.test_data import levels, tree, write_image
 
 __all__ = ["tree"]  # the fixture

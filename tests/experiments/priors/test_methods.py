@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import topoprior as tp
-from experiments.priors import methods, metrics, networks, optimizer, training
+from experiments.common import metrics
+from experiments.priors import methods, networks, optimizer, training
 from experiments.priors.methods import METHODS, STARTS, Settings, get_method
 from experiments.priors.training import Budget
 

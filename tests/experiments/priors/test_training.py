@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import topoprior as tp
-from experiments.priors import methods, metrics, networks, training
+from experiments.common import metrics
+from experiments.priors import methods, networks, training
 from experiments.priors.training import Budget
 
 METHODS = ("klein", "gaussian", "blitz", "deterministic")

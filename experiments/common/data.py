@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experiments.common.folders import DataError, decode, read_folder
+from experiments.common.splits import stratified_indices
 from experiments.common.store import digest, tensor_bytes
-from experiments.priors.folders import DataError, decode, read_folder
-from experiments.priors.splits import stratified_indices
 
 EMBEDDED = Path(__file__).parents[2] / "data" / "fashion-mnist-subset.npz"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from experiments.priors.folders import DataError
+from experiments.common.folders import DataError
 
 
 def stratified_indices(labels: Tensor, size: int | None, seed: int) -> Tensor:
