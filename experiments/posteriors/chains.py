@@ -16,46 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import topoprior as tp
+from experiments.posteriors.setting import choose, network, read_folder
 from topoprior.inference.potential import categorical, network_potential
 from topoprior.utils.files import write_atomically
-
-_WIDTHS = (16, 32, 64)
-
-
-def network(prior: str, last_gain: float) -> nn.Sequential:
-    """Convolutions with ``prior``, a Gaussian last layer; delta posteriors."""
-    layers: list[nn.Module] = []
-    channels = 1
-    for width in _WIDTHS:
-        conv = tp.BayesConv2d(channels, width, 3, padding=1, prior=prior, posterior="delta")
-        layers += [conv, nn.MaxPool2d(2), nn.LeakyReLU(0.1)]
-        channels = width
-    last = tp.BayesLinear(_WIDTHS[-1] * 9, 10, prior=tp.Gaussian(gain=last_gain), posterior="delta")
-    return nn.Sequential(*layers, nn.Flatten(), last)
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """MNIST's own format: four bytes of type and dimensions, sizes, bytes."""
-    data = path.read_bytes()
-    sizes = np.frombuffer(data, ">u4", data[3], 4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
-
-
-def load(folder: Path, n: int, num_test: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """n / 10 training images a class, drawn by ``seed``, and the first test images; mean 0, std 1."""
-    images, labels = (read_idx(folder / f"train-{name}-ubyte") for name in ("images-idx3", "labels-idx1"))
-    generator = np.random.default_rng(seed)
-    rows = np.concatenate(
-        [generator.choice(np.flatnonzero(labels == c), n // 10, False) for c in range(10)]
-    )
-    test = [read_idx(folder / f"t10k-{name}-ubyte")[:num_test] for name in ("images-idx3", "labels-idx1")]
-    x, y = torch.from_numpy(images[rows]).float(), torch.from_numpy(labels[rows]).long()
-    mean, std = x.mean(), x.std()
-    test_x = (torch.from_numpy(test[0].copy()).float() - mean) / std
-    return ((x - mean) / std)[:, None], y, test_x[:, None], torch.from_numpy(test[1].copy()).long()
 
 
 def measure(samples: tp.inference.PosteriorSamples, x: Tensor, y: Tensor) -> dict[str, float]:
@@ -127,7 +93,7 @@ def main() -> None:
     parser.add_argument("--only-cost", action="store_true")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    x, y, test_x, test_y = load(options.data, options.n, options.test, options.seed)
+    x, y, test_x, test_y = choose(read_folder(options.data), options.n, options.test, options.seed)
     result = {
         name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
     }

@@ -1,0 +1,74 @@
+"""What every engine is given: a small network with a prior, a few images to learn from, others to be judged by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import topoprior as tp
+
+EMBEDDED = Path(__file__).parents[2] / "data" / "fashion-mnist-subset.npz"
+_WIDTHS = (16, 32, 64)
+
+Images = tuple[Tensor, Tensor, Tensor, Tensor]  # to learn from with labels, to be judged by with labels
+
+
+def network(
+    prior: str, last_gain: float, posterior: str = "delta", *, size: int = 28, last: str | None = None
+) -> nn.Sequential:
+    """Convolutions of 16, 32 and 64 channels with ``prior``, a Gaussian last layer, for images of ``size`` pixels a side.
+
+    Args:
+        last: posterior of the last layer, that of the others by default.
+    """
+    layers: list[nn.Module] = []
+    channels = 1
+    for width in _WIDTHS:
+        conv = tp.BayesConv2d(channels, width, 3, padding=1, prior=prior, posterior=posterior)
+        layers += [conv, nn.MaxPool2d(2), nn.LeakyReLU(0.1)]
+        channels, size = width, size // 2
+    gaussian = tp.Gaussian(gain=last_gain)
+    linear = tp.BayesLinear(channels * size**2, 10, prior=gaussian, posterior=last or posterior)
+    return nn.Sequential(*layers, nn.Flatten(), linear)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """MNIST's own format: four bytes of type and dimensions, sizes, bytes."""
+    data = path.read_bytes()
+    sizes = np.frombuffer(data, ">u4", data[3], 4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
+
+
+def read_folder(folder: Path) -> list[np.ndarray]:
+    """MNIST's four files, or those of a set in its format: training images and labels, test images and labels."""
+    names = ("images-idx3", "labels-idx1")
+    return [read_idx(folder / f"{split}-{name}-ubyte") for split in ("train", "t10k") for name in names]
+
+
+def read_embedded() -> list[np.ndarray]:
+    """The subset of Fashion-MNIST in this repository."""
+    with np.load(EMBEDDED, allow_pickle=False) as file:
+        return [file[f"{split}_{kind}"] for split in ("train", "test") for kind in ("images", "labels")]
+
+
+def choose(arrays: list[np.ndarray], n: int, num_test: int, seed: int, size: int = 28) -> Images:
+    """n / 10 training images a class, drawn by ``seed``, and the first test images; mean 0, std 1 over what is learned from.
+
+    With a ``size`` of 14 they are averaged over squares of 2 x 2 pixels.
+    """
+    images, labels, test_images, test_labels = arrays
+    generator = np.random.default_rng(seed)
+    rows = np.concatenate(
+        [generator.choice(np.flatnonzero(labels == c), n // 10, False) for c in range(10)]
+    )
+    x, test_x = (
+        F.avg_pool2d(torch.from_numpy(a.copy()).float()[:, None], a.shape[-1] // size)
+        for a in (images[rows], test_images[:num_test])
+    )
+    mean, std = x.mean(), x.std()
+    y, test_y = (torch.from_numpy(a.copy()).long() for a in (labels[rows], test_labels[:num_test]))
+    return (x - mean) / std, y, (test_x - mean) / std, test_y

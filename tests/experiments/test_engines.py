@@ -1,0 +1,80 @@
+"""The comparison of engines: every engine runs, runs are found again, distances are what they say."""
+
+import pandas as pd
+import pytest
+import torch
+
+pytest.importorskip("pandas")
+from experiments.common.store import Store  # noqa: E402
+from experiments.posteriors import engines, setting  # noqa: E402
+from experiments.posteriors.methods import total_variation  # noqa: E402
+
+SMALL = ["--datasets", "embedded", "--priors", "gaussian", "--seeds", "1", "--test", "30", "--budget", "0.001"]  # fmt: skip
+
+
+def command(folder, *more: str) -> int:
+    return engines.main([*SMALL, "--output", str(folder / "out"), *more])
+
+
+def test_runs_are_made_once_and_reported(tmp_path, capsys, monkeypatch):
+    chosen = ["reference", "map", "ensemble", "vi", "natural", "vi-last", "vi-from-map"]
+    assert command(tmp_path, "--engines", ",".join(chosen)) == 0
+    monkeypatch.setattr(engines, "run_one", None)  # would fail if a run were made again
+    assert command(tmp_path, "--engines", ",".join(chosen)) == 0
+    assert command(tmp_path, "--report", str(tmp_path / "report")) == 0
+    table = pd.read_csv(tmp_path / "report" / "runs.csv").set_index("engine")
+    assert sorted(table.index) == sorted(chosen)
+    assert (table["distance"].drop("reference") > 0).all()
+    assert table.loc["reference", "distance"] == pytest.approx(table.loc["reference", "halves_apart"])
+    assert table.loc["vi", "negative_elbo"] > table.loc["vi", "kl"] > 0
+    assert pd.isna(table.loc["map", "kl"])
+    # A distance by hand.
+    runs = {
+        run.config["engine"]: torch.tensor(run.result["predictions"])
+        for run in Store(tmp_path / "out" / "runs")
+    }
+    by_hand = (runs["map"] - runs["reference"]).abs().sum(1).mean() / 2
+    assert table.loc["map", "distance"] == pytest.approx(by_hand.item(), rel=1e-4)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert all(engines.ENGINES[name].words in text for name in chosen)
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.slow  # to import them takes long
+@pytest.mark.parametrize(("engine", "package"), [("sghmc", "posteriors"), ("laplace-last", "laplace")])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_engines_of_other_libraries(tmp_path, engine, package):
+    pytest.importorskip(package)
+    assert command(tmp_path, "--engines", engine, "--budget", "0.01") == 0
+    (run,) = Store(tmp_path / "out" / "runs")
+    p = torch.tensor(run.result["predictions"])
+    torch.testing.assert_close(p.sum(1), torch.ones(30), atol=1e-4, rtol=0)
+
+
+def test_total_variation():
+    p, q = torch.eye(3), torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, 0.5, 0.5]])
+    assert total_variation(p, q) == pytest.approx((0 + 1 + 0.5) / 3)
+
+
+def test_images_are_balanced_and_standardized():
+    x, y, test_x, test_y = setting.choose(setting.read_embedded(), 50, 20, seed=3, size=14)
+    assert x.shape == (50, 1, 14, 14)
+    assert test_x.shape == (20, 1, 14, 14)
+    assert torch.equal(y.bincount(), torch.full((10,), 5))
+    assert x.mean().abs() < 1e-5
+    assert x.std().item() == pytest.approx(1, abs=1e-5)
+    again, other = (setting.choose(setting.read_embedded(), 50, 20, seed=s)[1] for s in (3, 4))
+    assert torch.equal(again, y)
+    assert other.shape == y.shape
+
+
+def test_bad_arguments(tmp_path, capsys):
+    for arguments, said in [
+        (["--engines", "magic"], "--engines magic: choose from reference"),
+        (["--datasets", "mnist"], "--data: mnist wants the folder"),
+        (["--size", "7"], "--size 7: choose from 14, 28"),
+        (["--report", str(tmp_path / "r")], "no runs there yet"),
+    ]:
+        with pytest.raises(SystemExit):
+            engines.main([*SMALL, "--output", str(tmp_path / "none"), *arguments])
+        assert said in capsys.readouterr().err
