@@ -1,6 +1,7 @@
 """What a network says of itself in print: one line a layer, and what its KL means."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -40,20 +41,48 @@ def net_of_kl(kl):
     ],
 )
 def test_what_the_kl_of_an_example_means(kl, word):
-    table = tp.summary(net_of_kl(kl), 100, num_classes=10)
+    """100 examples of 10 classes: a KL above 100 ln 10 = 230.3 is warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = tp.summary(net_of_kl(kl), 100, num_classes=10)
+        assert "ln" not in tp.summary(net_of_kl(kl), 100).verdict()
+        assert tp.summary(net_of_kl(kl)).verdict() == ""
+    assert [str(w.message).split(",")[0] for w in caught] == (
+        [f"model: KL / N is {kl / 100:.3g} nats"] if kl > 100 * math.log(10) else []
+    )
+    assert all(w.filename == __file__ for w in caught)
     assert table.kl_per_example == pytest.approx(kl / 100, rel=1e-5)
     assert f"KL / N: {kl / 100:.3g} nats an example, ln 10 = 2.3: " in str(table)
     assert word in table.verdict()
     assert "fallen back" not in str(table)
-    assert "ln" not in tp.summary(net_of_kl(kl), 100).verdict()
-    assert tp.summary(net_of_kl(kl)).verdict() == ""
 
 
 def test_layers_at_their_prior_are_named():
-    net = nn.Sequential(net_of_kl(0.5), net_of_kl(50.0))
-    table = tp.summary(net, 100)
-    assert [row.at_prior for row in table.rows] == [True, False]
-    assert str(table).splitlines()[-1] == "fallen back to the prior: 0.0"
+    """.01 nats a weight, 100 weights a layer."""
+    net = nn.Sequential(net_of_kl(0.99), net_of_kl(1.01), net_of_kl(0.0))
+    with pytest.warns(UserWarning, match=r"the posterior of 0\.0, 2\.0 has fallen back to the prior"):
+        table = tp.summary(net, 100)
+    assert [row.at_prior for row in table.rows] == [True, False, True]
+    assert str(table).splitlines()[-1] == "fallen back to the prior: 0.0, 2.0"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tp.summary(net)  # nothing is known of data: no word
+
+
+def test_points_have_no_kl_to_judge():
+    """-log p of a delta posterior is neither a KL above ln C nor, at its mode, a layer fallen back."""
+    delta = tp.BayesLinear(10, 10, posterior="delta")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = tp.summary(delta, 2, num_classes=10)
+        assert table.kl > 2 * math.log(10)
+        assert table.verdict() == ""
+        with torch.no_grad():
+            delta.weight_posterior.u.zero_()
+        assert not tp.summary(delta, 2, num_classes=10).rows[0].at_prior
+    mixed = nn.Sequential(delta, net_of_kl(20.0))
+    with pytest.warns(UserWarning, match="KL / N is 10 nats"):
+        assert tp.summary(mixed, 2, num_classes=10).kl_per_example == pytest.approx(10, rel=1e-5)
 
 
 def test_bad_arguments():

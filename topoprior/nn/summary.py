@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +35,14 @@ class LayerSummary:
     note: str
 
     @property
+    def divergence(self) -> float | None:
+        """The KL; None where there is none: a deterministic layer, or a point, whose -log p is no KL."""
+        return None if self.kl_kind == "-log p" else self.kl
+
+    @property
     def at_prior(self) -> bool:
         """Whether the posterior is the prior nearly: less than .01 nats a weight."""
-        return self.kl is not None and self.kl < _NOTHING * math.prod(self.shape)
+        return self.divergence is not None and self.divergence < _NOTHING * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -70,18 +76,25 @@ class ModelSummary:
 
     @property
     def kl_per_example(self) -> float | None:
-        """KL / N in nats: what an example pays for the weights' having left their prior."""
-        return None if self.num_data is None else self.kl / self.num_data
+        """KL / N in nats: what an example pays for the weights' having left their prior. Points pay nothing."""
+        if self.num_data is None:
+            return None
+        return math.fsum(row.divergence or 0.0 for row in self.rows) / self.num_data
+
+    @property
+    def fallen(self) -> list[str]:
+        """Layers whose posterior is the prior."""
+        return [row.name for row in self.rows if row.at_prior]
 
     def verdict(self) -> str:
-        """What KL / N says, "" without ``num_data``.
+        """What KL / N says, "" without ``num_data`` or where all is a point.
 
         The prior as posterior costs an example at most ln C by a constant prediction of C classes. So a
         posterior that is better than its prior has KL / N at most ln C; far above it, training was stopped early and
         the stds are a noise level that was set by the start.
         """
         cost = self.kl_per_example
-        if cost is None or not any(row.kl is not None for row in self.rows):
+        if cost is None or not any(row.divergence is not None for row in self.rows):
             return ""
         lines = [f"KL / N: {cost:,.3g} nats an example"]
         if self.num_classes is not None:
@@ -93,10 +106,25 @@ class ModelSummary:
                 lines[0] += "a posterior better than its prior has less; train on"
             else:
                 lines[0] += "far from a posterior: not converged, stds are those of the start"
-        fallen = [row.name for row in self.rows if row.at_prior]
-        if fallen:
-            lines.append(f"fallen back to the prior: {', '.join(fallen)}")
+        if self.fallen:
+            lines.append(f"fallen back to the prior: {', '.join(self.fallen)}")
         return "\n".join(lines)
+
+    def objections(self) -> list[str]:
+        """Why this is no posterior to trust, a sentence each: KL / N above ln C, layers at their prior."""
+        found, cost = [], self.kl_per_example
+        if cost is not None and self.num_classes is not None and cost > math.log(self.num_classes):
+            found.append(
+                f"model: KL / N is {cost:,.3g} nats, above ln {self.num_classes} = {math.log(self.num_classes):.3g}, what the "
+                "prior itself would cost: this is no posterior, its stds are a level of noise; train on, or draw from the "
+                "posterior with sample_posterior"
+            )
+        if self.num_data is not None and self.fallen:
+            found.append(
+                f"model: the posterior of {', '.join(self.fallen)} has fallen back to the prior, so these layers have "
+                'learned nothing; points (posterior="delta") or sample_posterior learn more from so few data'
+            )
+        return found
 
     def __str__(self) -> str:
         columns = ("layer", "type", "weight", "prior", "parameters", "KL / nats", "residual", "note")
@@ -129,12 +157,16 @@ def summary(
 
     Args:
         num_data: N, training examples: with it the table says what KL / N means (:meth:`ModelSummary.verdict`), and
-            which layers have fallen back to their prior.
+            which layers have fallen back to their prior. Say it at the end of every training.
         num_classes: C; with it KL / N is compared with ln C.
 
     Raises:
         TypeError: ``model`` is no module, ``num_data`` or ``num_classes`` no int.
         ValueError: ``num_data`` below 1, ``num_classes`` below 2.
+
+    Warns:
+        UserWarning: given ``num_data``: layers that have fallen back to their prior; with ``num_classes`` too: KL above
+            N ln C (:meth:`ModelSummary.objections`).
 
     Example:
         >>> import topoprior as tp
@@ -158,7 +190,10 @@ def summary(
             rows.append(_deterministic(name, module, reasons.get(id(module), "")))
     total = _count(model)
     extra = sum(row.parameters - row.deterministic_parameters for row in rows)
-    return ModelSummary(rows, total, total - extra, num_data, num_classes)
+    found = ModelSummary(rows, total, total - extra, num_data, num_classes)
+    for objection in found.objections():
+        warnings.warn(objection, stacklevel=2)
+    return found
 
 
 def _bayesian(name: str, layer: BayesLayer, kl: float) -> LayerSummary:
