@@ -64,6 +64,8 @@ class PowerSpherical(Distribution):
         batch = torch.broadcast_shapes(loc.shape[:-1], scale.shape)
         self.loc = loc.expand(*batch, loc.shape[-1])
         self.scale = scale.expand(batch)
+        if loc.is_meta:  # no values to check
+            validate_args = False
         super().__init__(batch, torch.Size(loc.shape[-1:]), validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> PowerSpherical:

@@ -19,6 +19,7 @@ from topoprior.spaces.covering import Covering
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm
+from topoprior.utils.plain import plain
 
 
 class Posterior(ABC):
@@ -46,6 +47,7 @@ class Posterior(ABC):
 class FlatPosterior(Posterior):
     """Wrapped normals: see :class:`~topoprior.CoveringVAE` for the options."""
 
+    @plain
     def __init__(self, covering: FlatManifold, scale: str, init_scale: float, prior_scale: float) -> None:
         self.covering, self.prior_scale = covering, prior_scale
         self.is_open = covering.rank < covering.dim
@@ -85,7 +87,7 @@ class FlatPosterior(Posterior):
             return UniformOn(self.covering, dtype=like.dtype, device=like.device)
         periods = self.covering.periods
         if periods is None:  # rank 0, no lattice
-            periods = torch.full((self.covering.dim,), math.inf)
+            periods = like.new_full((self.covering.dim,), math.inf)
         # A normal of three periods is uniform to all digits.
         scale = torch.where(periods == math.inf, self.prior_scale, 3 * periods).to(like)
         return WrappedNormal(self.covering, torch.zeros_like(scale), scale)
