@@ -1,6 +1,6 @@
 """The package's folders and who imports whom, as a picture; and what importing it costs beside torch.
 
-    python -m experiments.benchmarks.imports --output docs/development/imports.png
+    python -m experiments.benchmarks.imports --output docs/development
 
 Arrows go from a folder to those that it imports, and all go down: `lint-imports` checks the same order. An arrow that
 a longer way makes needless (from a folder to one that a folder between them imports too) is left out. Import times are
@@ -9,7 +9,6 @@ medians of fresh processes, in turns.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 import grimp
 from matplotlib.figure import Figure
 
-from experiments.common.options import Parser, whole
+from experiments.common.options import Parser, check_writable, whole
 from experiments.common.pictures import png
 from topoprior.utils.files import write_atomically
 
@@ -29,16 +28,19 @@ PACKAGE = "topoprior"
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__)
-    parser.add_argument("--output", type=Path, default=Path("docs/development/imports.png"), help="picture")
     parser.add_argument("--repeats", type=whole, default=5, help="fresh processes for every import time")
-    parser.add_argument("--seed", type=int, default=0, help="nothing here is drawn at random")
-    arguments: argparse.Namespace = parser.parse_args(argv)
+    parser.add_usual("results/imports")
+    arguments = parser.parse_args(argv)
+    path = arguments.output / "imports.png"
+    try:
+        check_writable(arguments.output)
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     graph = imports()
-    write_atomically(arguments.output, png(picture(graph)))
+    write_atomically(path, png(picture(graph)))
     files = sum(1 for _ in Path(PACKAGE).rglob("*.py"))
-    print(
-        f"{files} files in {len(graph)} rooms, {sum(map(len, graph.values()))} arrows: {arguments.output}"
-    )
+    print(f"{files} files in {len(graph)} rooms, {sum(map(len, graph.values()))} arrows: {path}")
     times = seconds(["torch", PACKAGE], arguments.repeats)
     print(", ".join(f"import {name}: {value:.2f} s" for name, value in times.items()))
 

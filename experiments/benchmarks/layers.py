@@ -14,7 +14,6 @@ import argparse
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -29,6 +28,7 @@ from experiments.benchmarks import peers
 from experiments.benchmarks.memory import peak_memory
 from experiments.benchmarks.peers import BLITZ, COMPILED, OURS, REFERENCE, Peer
 from experiments.benchmarks.report import as_markdown
+from experiments.common.options import Parser, check_writable, whole, write_config
 from experiments.common.store import write_json
 from topoprior.utils.files import write_atomically
 
@@ -41,11 +41,13 @@ Run = Callable[[], object]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse(argv)
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
     try:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        sys.exit(f"benchmark_layers.py: error: --output {arguments.output}: {error}")
+        check_writable(arguments.output)
+        write_config(arguments)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     device = torch.device(arguments.device)
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
@@ -72,27 +74,17 @@ def write(results: dict[str, Any], output: Path) -> None:
     write_atomically(output / "report.md", as_markdown(results).encode())
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=positive, default=2)
-    parser.add_argument("--repeats", type=positive, default=15)
-    parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[64, 8], metavar="N")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--no-compiled", dest="compiled", action="store_false", help="leave out compile_posteriors"
-    )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these alone")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmark_layers"), help="folder")
-    return parser.parse_args(argv)
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, at least 1")
-    return int(text)
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--threads", type=whole, default=2, help="of torch")
+    add("--repeats", type=whole, default=15, help="rounds in which all take turns")
+    add("--batch-sizes", type=whole, nargs="+", default=[64, 8], metavar="N", help="of training steps")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
+    add("--no-compiled", dest="compiled", action="store_false", help="leave out compile_posteriors")
+    add("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these alone")
+    parser.add_usual("results/layers-benchmark")
+    return parser
 
 
 def configuration(arguments: argparse.Namespace) -> dict[str, Any]:

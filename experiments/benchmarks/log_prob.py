@@ -5,21 +5,25 @@ x 7 x 7 translations), and `kappa` with its gradient against passes of exp and l
 in one run; the medians' ratios are printed, with the peak memory of each.
 
     python -m experiments.benchmarks.log_prob
+
+Writes results.json to --output.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import topoprior as tp
+from experiments.common.options import Parser, check_writable, whole, write_config
+from experiments.common.store import write_json
 
 
 def naive_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
@@ -72,16 +76,20 @@ def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str
     return {name: torch.tensor(values).median().item() for name, values in times.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--points", type=int, default=1_000_000)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--naive-repeats", type=int, default=3, help="the naive sum is slow")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__doc__)
+    parser.add_argument("--points", type=whole, default=1_000_000, help="at which the density is asked for")
+    parser.add_argument("--repeats", type=whole, default=15, help="of kappa")
+    parser.add_argument("--naive-repeats", type=whole, default=3, help="of the naive sum, which is slow")
+    parser.add_argument("--threads", type=whole, default=2, help="of torch")
+    parser.add_usual("results/log-prob-benchmark")
+    args = parser.parse_args(argv)
+    try:
+        check_writable(args.output)
+        write_config(args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    found: dict[str, Any] = {}
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     space = tp.KleinBottle()
@@ -100,10 +108,11 @@ def main() -> None:
         seconds = interleaved(runs, args.naive_repeats)
         memory = {key: peak_memory(key, sigma, args.points) for key in runs}
         gap = (
-            (q.log_prob(x).exp() - naive_log_prob(x, loc, scale).exp()).abs().max()
+            (q.log_prob(x).exp() - naive_log_prob(x, loc, scale).exp()).abs().max().item()
             if sigma < 0.5
             else math.nan
         )
+        found[name] = {"sigma": sigma, "seconds": seconds, "bytes": memory}
         print(
             f"log_prob, {name} (sigma {sigma}): {seconds['ours'] * 1e3:.1f} ms, naive "
             f"{seconds['naive'] * 1e3:.1f} ms: {seconds['naive'] / seconds['ours']:.1f} times faster; "
@@ -126,6 +135,7 @@ def main() -> None:
         f"{seconds['kappa and gradient'] / unit:.1f} passes of exp + log (target: under 15); "
         f"kappa alone {seconds['kappa'] / unit:.1f}"
     )
+    write_json(args.output / "results.json", {**found, "kappa": seconds})
 
 
 if __name__ == "__main__":

@@ -31,6 +31,13 @@ class Parser(argparse.ArgumentParser):
         description, _, rest = (what or "").partition("\n\n")
         super().__init__(description=description, epilog=rest, formatter_class=_Formatter, **options)
 
+    def add_usual(self, output: str, seed: int = 0) -> None:
+        """The options that every script has. ``output``: under results/, which git ignores."""
+        self.add_argument("--output", type=Path, default=Path(output), help="folder of the results")
+        self.add_argument(
+            "--seed", type=seed_number, default=seed, help="of all that is drawn, or the first of several"
+        )
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {printable(' '.join(message.split()))}\n")
 

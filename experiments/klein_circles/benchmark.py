@@ -3,10 +3,10 @@ With --cost instead, what the spectral warm start adds to a whole training.
 
     python -m experiments.klein_circles.benchmark --reference PATH     # a checkout of github.com/bekemax/KleinVAE
     python -m experiments.klein_circles.benchmark                      # ours alone
-    python -m experiments.klein_circles.benchmark --cost klein --output experiments/results/klein-circles-seam-free/cost.json
-    python -m experiments.klein_circles.benchmark --cost published --epochs 5 --repeats 2
+    python -m experiments.klein_circles.benchmark --cost klein
+    python -m experiments.klein_circles.benchmark --cost published --epochs 5 --rounds 2
 
-The two take turns, one short round of training each, so that other work on the machine hits both. The
+Writes throughput.json, or cost.json, to --output. The two take turns, one short round of training each, so that other work on the machine hits both. The
 reference runs its own model, loss, data loader, optimizer and Lightning trainer, without validation, logger and
 checkpoints; ours runs `fit` without warm start and validation. A first round of each is not counted.
 
@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import logging
-import platform
 import statistics
 import sys
 import time
@@ -33,9 +31,10 @@ import torch
 from torch import Tensor, nn
 
 import topoprior as tp
+from experiments.common.options import Parser, check_writable, whole, write_config
+from experiments.common.store import write_json
 from experiments.klein_circles.images import NUM_PUBLISHED, PUBLISHED_SEED, image_set
 from experiments.klein_circles.run import HIDDEN
-from topoprior.utils.files import write_atomically
 from topoprior.vae.training import fit
 
 # Of --cost, as in the results: images, epochs, batch size, widths of the encoder.
@@ -43,34 +42,16 @@ _SETTINGS = {"klein": (15_000, 8, 128, (256, 128)), "published": (NUM_PUBLISHED,
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--reference", type=Path, help="checkout of the reference repository")
-    parser.add_argument("--batch-size", type=int, help="default 1024; with --cost that of the setting")
-    parser.add_argument("--num-images", type=int, help="in a round (default 8192), or a training")
-    parser.add_argument("--rounds", "--repeats", type=int, default=5)
-    parser.add_argument(
-        "--cost", choices=_SETTINGS, help="measure the cost of the warm start in this setting"
-    )
-    parser.add_argument("--epochs", type=int, help="of a training with --cost")
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="bfloat16", help="with --cost"
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="also write the numbers to this json file")
+    parser = make_parser()
     arguments = parser.parse_args(argv)
-    for name in ("batch_size", "num_images", "rounds", "epochs", "threads"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')}: expected at least 1, found {value}")
-    if arguments.cost is not None and arguments.reference is not None:
-        parser.error("--reference: the reference has no warm start, leave it out with --cost")
-    if arguments.cost is None and arguments.epochs is not None:
-        parser.error("--epochs: only with --cost")
+    try:
+        check(arguments)
+        write_config(arguments)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     torch.set_num_threads(arguments.threads)
     if arguments.cost is not None:
-        write(arguments.output, cost(arguments))
+        write_json(arguments.output / "cost.json", cost(arguments))
         return
     arguments.batch_size = arguments.batch_size or 1024
     arguments.num_images = arguments.num_images or 8192
@@ -83,8 +64,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "ours, bfloat16": ours(images, arguments.batch_size, torch.bfloat16),
     }
     if arguments.reference is not None:
-        if not (arguments.reference / "src" / "models" / "klein_vae_module.py").is_file():
-            parser.error(f"--reference {arguments.reference}: no src/models/klein_vae_module.py there")
         rounds["reference"] = reference(arguments.reference, images, arguments.batch_size)
     seconds: dict[str, list[float]] = {name: [] for name in rounds}
     for turn in range(arguments.rounds + 1):
@@ -96,21 +75,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"round {turn} of {arguments.rounds}", file=sys.stderr)
     rates = {name: [arguments.num_images / s for s in values] for name, values in seconds.items()}
     print(table(rates))
-    write(arguments.output, {"images per second": rates, "batch size": arguments.batch_size})
+    numbers = {"images per second": rates, "batch size": arguments.batch_size}
+    write_json(arguments.output / "throughput.json", numbers)
 
 
-def write(path: Path | None, numbers: dict[str, object]) -> None:
-    """The numbers and what they were measured on, as json."""
-    if path is not None:
-        machine = platform.processor() or platform.machine()
-        record = {
-            **numbers,
-            "threads": torch.get_num_threads(),
-            "machine": machine,
-            "torch": torch.__version__,
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--reference", type=Path, metavar="CHECKOUT", help="of the reference repository")
+    add("--batch-size", type=whole, help="images a step; without it 1024, with --cost that of the setting")
+    add("--num-images", type=whole, help="of a round, without it 8192, or of a training")
+    add("--rounds", type=whole, default=5, help="in which all take turns")
+    add("--cost", choices=_SETTINGS, help="measure the cost of the warm start in this setting")
+    add("--epochs", type=whole, help="of a training with --cost")
+    add("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="with --cost")
+    add("--threads", type=whole, default=1, help="of torch")
+    parser.add_usual("results/klein-circles-benchmark")
+    return parser
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for options that do not go together."""
+    reference = arguments.reference
+    if arguments.cost is not None and reference is not None:
+        raise ValueError("--reference: the reference has no warm start, leave it out with --cost")
+    if arguments.cost is None and arguments.epochs is not None:
+        raise ValueError("--epochs: only with --cost")
+    if reference is not None and not (reference / "src" / "models" / "klein_vae_module.py").is_file():
+        raise ValueError(f"--reference {reference}: no src/models/klein_vae_module.py there")
+    check_writable(arguments.output)
 
 
 def table(rates: dict[str, list[float]]) -> str:
@@ -157,7 +150,7 @@ def cost(arguments: argparse.Namespace) -> dict[str, object]:
         train(start, 0, split.train[0][:1000], 1)
     for turn in range(arguments.rounds):
         for start in ("warm", "cold") if turn % 2 == 0 else ("cold", "warm"):
-            first, second = train(start, turn, split.train[0], epochs)
+            first, second = train(start, arguments.seed + turn, split.train[0], epochs)
             cpu[start].append(first)
             wall[start].append(second)
             print(f"{start}: {first:.1f} s of processor time, {second:.1f} s", file=sys.stderr)

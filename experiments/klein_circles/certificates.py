@@ -12,7 +12,6 @@ search does not see: their neighbours and triangles must be certified too.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -25,6 +24,8 @@ from torch import Tensor
 
 import topoprior as tp
 from experiments.common.document import markdown_table
+from experiments.common.options import Parser, check_known, check_writable, whole, write_config
+from experiments.klein_circles.images import SETS as IMAGE_SETS
 from experiments.klein_circles.images import image_set
 from topoprior.kernels.klein import sample_klein_kernels
 from topoprior.topology.certificate import certify
@@ -67,18 +68,22 @@ WRONG: dict[str, tuple[str, tp.Covering]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("sets", nargs="*", help=f"of {', '.join([*SETS, 'sets of run.py', 'wrong'])}")
-    parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=whole, default=50, help="how many")
+    parser.add_usual("results/certificates")
     parser.add_argument("--report", action="store_true", help="print the table of what is there")
     args = parser.parse_args(argv)
+    try:
+        check_known(args.sets, [*SETS, *IMAGE_SETS, "wrong"], "sets:")
+        check_writable(args.output)
+        write_config(args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     pairs: dict[str, tuple[str, tp.Covering | None]] = {}
     for name in args.sets:
         pairs.update(WRONG if name == "wrong" else {name: (name, None)})
-    for seed in range(args.seeds):
+    for seed in range(args.seed, args.seed + args.seeds):
         for label, (data, space) in pairs.items():
             path = args.output / f"{label.replace(' ', '-')}.jsonl"
             if seed not in {run["seed"] for run in _read(path)}:

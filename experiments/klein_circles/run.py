@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import topoprior as tp
-from experiments.common.options import Parser, say, seed_number, whole, write_config
+from experiments.common.options import Parser, say, whole, write_config
 from experiments.common.pictures import png
 from experiments.common.store import Run, Store, digest, tensor_bytes
 from experiments.common.tables import frame, write_csv
@@ -115,7 +115,6 @@ def make_parser() -> Parser:
     add("--model", nargs="+", choices=MODELS, default=["klein", "torus", "euclidean"], help="latent spaces")
     add("--data", choices=SETS, default="published", help="the image set")
     add("--seeds", type=whole, default=3, help="how many")
-    add("--seed", type=seed_number, default=28, help="first of them")
     add("--epochs", type=whole, default=50, help="of a training")
     add("--num-images", type=whole, default=NUM_PUBLISHED, help="80 / 10 / 10 of them")
     add("--batch-size", type=whole, default=256, help="images a step")
@@ -140,8 +139,8 @@ def make_parser() -> Parser:
     )
     add("--topology-points", type=int, default=400, help="of the bottleneck scores; 0: leave them out")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
-    add("--output", type=Path, default=Path("results/klein-circles"), help="folder")
     add("--no-progress", action="store_true", help="no bar")
+    parser.add_usual("results/klein-circles", seed=28)
     return parser
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import topoprior as tp
 from experiments.common.document import Document
-from experiments.common.options import Parser, check_known, names, say, seed_number, whole, write_config
+from experiments.common.options import Parser, check_known, names, say, whole, write_config
 from experiments.common.pictures import png
 from experiments.common.statistics import interval, paired_t_test
 from experiments.common.store import Store, digest, tensor_bytes
@@ -195,14 +195,13 @@ def make_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder with the patches, kernels and images")
-    add("--output", type=Path, default=Path("results/latent-spaces"), help="folder")
     add("--network", type=Path, help="weights to harvest; trained and written there if there are none; "
         "without it OUTPUT/network.safetensors")  # fmt: skip
     add("--sets", type=names, default=",".join(SETS), help="some of them")
     add("--seeds", type=whole, default=3, help="how many")
-    add("--seed", type=seed_number, default=0, help="first of them")
     add("--epochs", type=whole, default=40, help="of a training")
     add("--kernels", type=whole, default=3000, help="at most, of each set")
+    parser.add_usual("results/latent-spaces")
     return parser
 
 

@@ -8,8 +8,6 @@ come to the densest 30%. Writes report.md, results.json and the pictures of ever
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,11 +19,13 @@ from torch import Tensor
 
 import topoprior as tp
 from experiments.common.document import markdown_table
+from experiments.common.options import Parser, check_writable, whole, write_config
+from experiments.common.store import write_json
 from topoprior.kernels.contrast import dct_coordinates
 from topoprior.kernels.describe import describe_homology, describe_kernels, kernel_homology, unit_kernels
 from topoprior.kernels.klein import nearest_klein
 from topoprior.kernels.patches import densest, read_patches
-from topoprior.utils.files import check_writable, write_atomically
+from topoprior.utils.files import write_atomically
 
 
 class Filter(NamedTuple):
@@ -65,23 +65,19 @@ _NEIGHBOUR, _FRACTION, _NEAREST = 15, 0.3, 1500
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--patches", type=Path, required=True, help=".mat or .npy, as of `topoprior inspect`"
-    )
-    parser.add_argument("--output", type=Path, default=Path("experiments/results/natural-patches"))
-    parser.add_argument("--points", type=int, default=300, help="of the homology computation")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--patches", type=Path, required=True, help=".mat or .npy, as of `topoprior inspect`")
+    add("--points", type=whole, default=300, help="of the homology computation")
+    parser.add_usual("results/natural-patches")
     args = parser.parse_args(argv)
     began = time.process_time()
     try:
-        check_writable(args.output, "--output")
+        check_writable(args.output)
         patches = read_patches(args.patches)
-    except (ValueError, ImportError) as error:
-        print(f"natural patches: {error}", file=sys.stderr)
-        return 2
+        write_config(args, patches=args.patches.name)
+    except (ValueError, ImportError, OSError) as error:
+        parser.error(str(error))
     readings = {}
     for name, chosen in FILTERS.items():
         torch.manual_seed(args.seed)
@@ -95,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "left over": nearest_kernels(patches, args.seed),
         "seconds": time.process_time() - began,
     }
-    write_atomically(args.output / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    write_json(args.output / "results.json", results)
     text = report(results, args.output)
     write_atomically(args.output / "report.md", text.encode())
     print(text)

@@ -1,6 +1,6 @@
 """Chains on the posterior of a small network on MNIST: accuracy, likelihood, convergence and cost, a prior each.
 
-    python -m experiments.posteriors.chains --data MNIST/raw --prior klein-3x3 --out runs/klein-0
+    python -m experiments.posteriors.chains --data MNIST/raw --prior klein-3x3 --output results/chains/klein-0
 
 A network 16-32-64 with every layer Bayesian, n training images, all of them in every gradient. The same command goes
 on where a run was stopped.
@@ -8,9 +8,9 @@ on where a run was stopped.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import topoprior as tp
+from experiments.common.options import Parser, check_writable, positive, whole, write_config
+from experiments.common.store import write_json
 from experiments.posteriors.setting import choose, network, read_folder
 from topoprior.inference.potential import categorical, network_potential
-from topoprior.utils.files import write_atomically
 
 
 def measure(samples: tp.inference.PosteriorSamples, x: Tensor, y: Tensor) -> dict[str, float]:
@@ -72,43 +73,43 @@ def gradient_cost(
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with MNIST's four files, or Fashion-MNIST's"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the chains and of result.json")
-    parser.add_argument("--prior", default="klein-3x3")
-    parser.add_argument("--last-gain", type=float, default=1.0, help="of the last layer's Gaussian prior")
-    parser.add_argument("-n", type=int, default=100)
-    parser.add_argument("--test", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--method", default="baoab")
-    parser.add_argument("--chains", type=int, default=2)
-    parser.add_argument("--warmup", type=int, default=2000)
-    parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--thinning", type=int, default=30)
-    parser.add_argument("--only-cost", action="store_true")
-    options = parser.parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder with MNIST's four files, or Fashion-MNIST's")
+    add("--prior", default="klein-3x3", help="of the convolutions")
+    add("--last-gain", type=positive, default=1.0, help="of the last layer's Gaussian prior")
+    add("-n", type=whole, default=100, help="training images")
+    add("--test", type=whole, default=2000, help="test images")
+    add("--method", default="baoab", help="of topoprior.sample_posterior")
+    add("--chains", type=whole, default=2, help="how many")
+    add("--warmup", type=whole, default=2000, help="steps that are not kept")
+    add("--samples", type=whole, default=100, help="that are kept of a chain")
+    add("--thinning", type=whole, default=30, help="steps from one to the next that is kept")
+    add("--only-cost", action="store_true", help="measure a gradient's cost alone")
+    parser.add_usual("results/chains")
+    options = parser.parse_args(argv)
+    try:
+        check_writable(options.output)
+        x, y, test_x, test_y = choose(read_folder(options.data), options.n, options.test, options.seed)
+        write_config(options)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     torch.manual_seed(options.seed)
-    x, y, test_x, test_y = choose(read_folder(options.data), options.n, options.test, options.seed)
     result = {
         name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
     }
-    del result["data"], result["out"]
+    del result["data"], result["output"]
     result |= gradient_cost(options.prior, options.last_gain, x, y)
     if not options.only_cost:
         samples = tp.sample_posterior(
             network(options.prior, options.last_gain), (x, y), method=options.method, num_chains=options.chains,
             num_samples=options.samples, warmup=options.warmup, thinning=options.thinning, seed=options.seed,
-            folder=options.out,
+            folder=options.output,
         )  # fmt: skip
         result |= measure(samples, test_x, test_y)
         result |= {"step_size": float(np.mean(samples.step_sizes)), "seconds": sum(samples.seconds)}
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(options.out / "result.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_json(options.output / "result.json", result)
     print(json.dumps(result, indent=1))
 
 

@@ -172,16 +172,15 @@ def test_other_sets_have_names_of_their_own():
 
 
 def test_the_cost_of_the_warm_start_is_measured(tmp_path, capsys):
-    path = tmp_path / "cost.json"
-    small = ["--num-images", "1000", "--epochs", "1", "--repeats", "1", "--precision", "float32"]
-    benchmark_vae.main(["--cost", "klein", *small, "--output", str(path)])
-    record = json.loads(path.read_text())
+    small = ["--num-images", "1000", "--epochs", "1", "--rounds", "1", "--precision", "float32"]
+    benchmark_vae.main(["--cost", "klein", *small, "--output", str(tmp_path)])
+    record = json.loads((tmp_path / "cost.json").read_text())
     for clock in ("cpu seconds", "wall seconds"):
         assert all(len(record[clock][start]) == 1 for start in ("warm", "cold"))
     # One epoch on 800 images is little beside a spectral fit: the ratio must show it.
     assert min(record["cpu seconds"]["warm"]) > max(record["cpu seconds"]["cold"])
     assert "processor time: warm / cold" in capsys.readouterr().out
-    for wrong in (["--epochs", "3"], ["--cost", "klein", "--repeats", "0"]):
+    for wrong in (["--epochs", "3"], ["--cost", "klein", "--rounds", "0"]):
         with pytest.raises(SystemExit):
             benchmark_vae.main(wrong)
 

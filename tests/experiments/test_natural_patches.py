@@ -44,5 +44,7 @@ def test_the_reading_of_natural_patches_is_reported(tmp_path, capsys):
     assert results["left over"]["klein-3x3"] == pytest.approx(expected, rel=0.1)
     assert results["left over"]["klein-3x3"] < results["left over"]["torus-3x3"]
     capsys.readouterr()
-    assert natural_patches.main(["--patches", "missing.npy", *command[2:]]) == 2
+    with pytest.raises(SystemExit) as ended:
+        natural_patches.main(["--patches", "missing.npy", *command[2:]])
+    assert ended.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
