@@ -1,24 +1,24 @@
-"""Kills, full disks, folders that cannot be written to, Ctrl-C: what is there before and after is whole."""
+"""Kills, two at a time, Ctrl-C: a job goes on to the same result, and a reader sees whole files all the while."""
 
+import json
 import os
 import random
-import resource
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
+import pandas as pd
+import psutil
 import pytest
 import torch
 
 import topoprior as tp
+from experiments.common.store import Store
+from tests.robustness.jobs import Forked, start
 from tests.robustness.tally import Tally
 from topoprior.utils.files import CheckpointError
 
 pytestmark = pytest.mark.slow
 KILLS = 20
-ROOT = Path(__file__).parents[2]
 # Two priors by turns, over one folder, for ever; the number of the save tells which.
 SAVES = """
 import sys, topoprior as tp
@@ -37,35 +37,131 @@ TRAIN = [
     "--restarts",
     "2",
     "--epochs",
-    "6",
+    "20",
     "--device",
     "cpu",
     "--quiet",
 ]
+TRAIN += ["--output", "out", "--checkpoint", "state"]
+_SMALL = (
+    "--steps 3 --samples 2 --batch-size 10 --test-size 20 --priors klein,gaussian --seeds 2 --output out"
+)
+SWEEP = f"--datasets embedded --foreign embedded --sizes 20 --foreign-size 20 --starts own --temperatures 1 {_SMALL}"
+SWEEP = [*SWEEP.split(), "--jobs", "1"]
+COMPARE = f"--dataset embedded --train-size 20 {_SMALL}".split()
 
 
 def _prior(folder):
     return (folder / "out" / "model.safetensors").read_bytes()
 
 
-# Commands that resume: arguments after `python -m`, and what of their results has to be as without the kill (a
-# FileNotFoundError where there is none yet). A job of another package is one more row.
-RESUMED = {"train-prior": (["topoprior", *TRAIN, "--output", "out", "--checkpoint", "state"], _prior)}
+def _runs(folder):
+    """What a sweep has stored, but how long it took."""
+    found = {}
+    for run in Store(folder / "out" / "runs"):
+        del run.result["measures"]["train seconds"]
+        found[json.dumps(run.config, sort_keys=True)] = run.result
+    return found
 
 
-def start(command, folder, limit=None):
-    """``python ...`` in a folder; ``limit``: bytes that a file may have, as on a full disk."""
+def _table(folder):
+    table = pd.read_csv(folder / "out" / "runs.csv")
+    return _runs(folder), table.drop(columns="train seconds").to_csv()
 
-    def full():
-        if limit is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    return subprocess.Popen(
-        [sys.executable, *command], cwd=folder, preexec_fn=full, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+# Module, arguments, and what of the results has to be as without the kill (FileNotFoundError where there is none yet).
+JOBS = {
+    "train-prior": ("topoprior.__main__", TRAIN, _prior),
+    "sweep": ("experiments.priors.sweep", SWEEP, _runs),
+    "compare": ("experiments.priors.compare", COMPARE, _table),
+}
+
+
+def damaged(folder, whole):
+    """The files of a folder that are neither absent nor whole, by how the files of ``whole`` end."""
+    found = []
+    for path in (folder / "out").rglob("[!.]*"):
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+        try:
+            if path.suffix == ".json":
+                json.loads(data)
+            elif path.suffix == ".safetensors":
+                tp.get_prior(path.parent)
+            else:
+                expected = (whole / path.relative_to(folder)).read_bytes()
+                assert data[-8:] == expected[-8:]
+                assert path.suffix != ".csv" or data.count(b"\n") == expected.count(b"\n")
+        except Exception as error:
+            found.append(f"{path}: {error!r}")
+    return found
+
+
+@pytest.fixture(scope="module", params=JOBS)
+def job(request, tmp_path_factory):
+    """A job, its whole result, the folder of that, and its seconds."""
+    module, arguments, result = JOBS[request.param]
+    whole = tmp_path_factory.mktemp("whole") / "whole"
+    for _ in range(2):  # once more: the first includes the start of the process that forks
+        began = time.monotonic()
+        run = Forked(module, arguments, whole.with_name("again") if whole.exists() else whole)
+        assert run.wait(200), "does not end"
+        took = time.monotonic() - began
+        assert run.status == 0, run.said.read_text()
+    return request.param, module, arguments, result, result(whole), whole, took
+
+
+def test_a_job_that_is_killed_beside_a_reader(job, tmp_path):
+    """Killed twice, at any time, then left alone: the same result; every file, at any time, absent or whole."""
+    name, module, arguments, result, expected, whole, took = job
+    tally, reads, rng = Tally(f"{name} killed"), Tally(f"{name} killed, reads"), random.Random(1)
+    kills = 0
+
+    def read():
+        for found in damaged(folder, whole):
+            reads.wrong(found)
+        reads.right()
+
+    while kills < KILLS:
+        folder = tmp_path / str(kills)
+        for _ in range(2):
+            run = Forked(module, arguments, folder)
+            if not run.wait(rng.uniform(0, took), read):
+                run.kill()
+                kills += 1
+            read()
+        run = Forked(module, arguments, folder)
+        run.wait(200, read)
+        try:
+            same = run.status == 0 and result(folder) == expected
+            tally.right() if same else tally.wrong(f"{kills}: another result, {run.said.read_text()}")
+        except FileNotFoundError:
+            tally.wrong(f"{kills}: no result, {run.said.read_text()}")
+    print(f"\n{name}: {kills} kills")
+    reads.over()
+    tally.over()
+
+
+def test_two_at_a_time_on_one_folder(job, tmp_path):
+    """Both end well, with the one result, and so does one where the other is killed."""
+    name, module, arguments, result, expected, whole, took = job
+    if name == "train-prior":
+        pytest.skip(
+            "two trainings on one --checkpoint are one too many: each refuses what the other has written"
+        )
+    tally, rng = Tally(f"two of {name}"), random.Random(2)
+    for i in range(10):
+        folder = tmp_path / str(i)
+        runs = [Forked(module, arguments, folder) for _ in range(2)]
+        if i % 2:
+            runs[0].wait(rng.uniform(0, took), lambda: damaged(folder, whole))  # noqa: B023 - called at once
+            runs.pop(0).kill()
+        ended = all(run.wait(200) and run.status == 0 for run in runs)
+        good = ended and result(folder) == expected and not damaged(folder, whole)
+        tally.right() if good else tally.wrong(f"{i}: {runs[-1].said.read_text()[-500:]}")
+    tally.over()
 
 
 def test_a_save_that_is_killed_beside_a_reader(tmp_path):
@@ -96,82 +192,25 @@ def test_a_save_that_is_killed_beside_a_reader(tmp_path):
     tally.over()
 
 
-@pytest.mark.parametrize("name", RESUMED)
-def test_a_job_that_is_killed_goes_on_to_the_same_result(name, tmp_path):
-    command, result = RESUMED[name]
-    tally, rng = Tally(f"{name} killed"), random.Random(1)
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    began = time.monotonic()
-    assert start(["-m", *command], whole).communicate()[1] == ""
-    took = time.monotonic() - began
-    expected = result(whole)
-    for i in range(KILLS):
-        folder = tmp_path / str(i)
-        folder.mkdir()
-        for share in (rng.uniform(0.3, 1.0), rng.uniform(0.3, 1.0), 20):  # killed twice, then left alone
-            job = start(["-m", *command], folder)
-            try:
-                _, error = job.communicate(timeout=took * share)
-                break
-            except subprocess.TimeoutExpired:
-                os.killpg(job.pid, signal.SIGKILL)
-                job.communicate()
-        try:
-            same = job.returncode == 0 and result(folder) == expected
-            tally.right() if same else tally.wrong(f"{i}: another result, {error}")
-        except FileNotFoundError:
-            tally.wrong(f"{i}: no result, {error}")
-    tally.over()
-
-
-def test_a_full_disk_leaves_what_was_there(tmp_path):
-    """Files of at most so many bytes: an error of one line, the old prior whole, no file left over."""
-    tally = Tally("a full disk")
-    tp.get_prior("circle-3x3").save_pretrained(tmp_path / "out")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    commands = {
-        "export": ["topoprior", "export", "klein-natural-3x3", "--output", "out", "--overwrite"],
-        "train-prior": ["topoprior", *TRAIN, "--output", "out", "--overwrite", "--checkpoint", "state"],
-    }
-    for name, command in commands.items():
-        for limit in (0, 1, 100, 500):
-            job = start(["-m", *command], tmp_path, limit)
-            _, error = job.communicate()
-            left = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-            litter = list((tmp_path / "state").iterdir()) if (tmp_path / "state").exists() else []
-            if job.returncode == 2 and error.count("\n") == 1 and left == before and not litter:
-                tally.clear()
-            else:
-                tally.wrong(f"{name}, {limit}: {job.returncode}, {error}, {sorted(left)}, {litter}")
-    tally.over()
-
-
-def test_a_folder_that_cannot_be_written_to(tmp_path):
-    """A read-only file system, /proc (permissions do not stop root): one line before the work."""
-    tally = Tally("a read-only folder")
-    for command in (
-        ["export", "klein-3x3", "--output", "/proc/out"],
-        [*TRAIN, "--output", "/proc/out"],
-        [*TRAIN, "--output", "out", "--checkpoint", "/proc/state"],
-        ["inspect", "klein-3x3", "--output", "/proc/out"],
-        ["explore", "klein-3x3", "--output", "/proc/page.html"],
-    ):
-        job = start(["-m", "topoprior", *command], tmp_path)
-        out, error = job.communicate()
-        good = job.returncode == 2 and error.count("\n") == 1 and "/proc" in error and not out
-        tally.clear() if good else tally.wrong(f"{command}: {job.returncode} {error}")
-    assert not list(tmp_path.iterdir())
-    tally.over()
+def test_what_is_left_of_a_killed_first_save_loads(tmp_path):
+    """Between the two files of the first save: the model alone is a checkpoint, the copy alone is not."""
+    tp.get_prior("klein-3x3").save_pretrained(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "other")
+    z = torch.rand(5, 2)
+    assert torch.equal(tp.get_prior(tmp_path).decode(z), tp.get_prior("klein-3x3").decode(z))
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "other").rename(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match="no model.safetensors"):
+        tp.get_prior(tmp_path)
 
 
 def test_interrupted_by_the_keyboard(tmp_path):
     """Ctrl-C once the work has begun: one line, status 130, and the same command goes on."""
-    tally = Tally("Ctrl-C")
+    tally = Tally("Ctrl-C of train-prior")
     for i in range(5):
         folder = tmp_path / str(i)
         folder.mkdir()
-        job = start(["-m", *RESUMED["train-prior"][0], "--epochs", "1000"], folder)
+        job = start(["-m", "topoprior", *TRAIN, "--epochs", "100000"], folder)
         until = time.monotonic() + 120
         while not list(folder.glob("state/restart-0*")) and time.monotonic() < until:
             time.sleep(0.05)
@@ -183,13 +222,23 @@ def test_interrupted_by_the_keyboard(tmp_path):
     tally.over()
 
 
-def test_what_is_left_of_a_killed_first_save_loads(tmp_path):
-    """Between the two files of the first save: the model alone is a checkpoint, the copy alone is not."""
-    tp.get_prior("klein-3x3").save_pretrained(tmp_path)
-    (tmp_path / "config.json").rename(tmp_path / "other")
-    z = torch.rand(5, 2)
-    assert torch.equal(tp.get_prior(tmp_path).decode(z), tp.get_prior("klein-3x3").decode(z))
-    (tmp_path / "model.safetensors").unlink()
-    (tmp_path / "other").rename(tmp_path / "config.json")
-    with pytest.raises(CheckpointError, match="no model.safetensors"):
-        tp.get_prior(tmp_path)
+def test_a_sweep_of_two_processes_interrupted_by_the_keyboard(tmp_path):
+    """As a terminal does it, to all processes at once: status 130, no traceback, no process left after 5 s."""
+    tally = Tally("Ctrl-C of a sweep, --jobs 2")
+    for i in range(3):
+        command = [*SWEEP, "--jobs", "2", "--steps", "100000", "--output", str(tmp_path / str(i))]
+        job = start(["-m", "experiments.priors.sweep", *command], tmp_path)
+        sweeping, workers = psutil.Process(job.pid), []
+        until = time.monotonic() + 120
+        # At work: later than what imports take; the first also while they are imported.
+        while sum(w.cpu_times().user > 2 * i for w in workers) < 2 and time.monotonic() < until:
+            time.sleep(0.2)
+            workers = sweeping.children(recursive=True)
+        os.killpg(job.pid, signal.SIGINT)
+        _, alive = psutil.wait_procs(workers, timeout=5)
+        for process in alive:
+            process.kill()
+        _, error = job.communicate(timeout=30)
+        good = not alive and job.returncode == 130 and "Traceback" not in error and "resumes" in error
+        tally.right() if good else tally.wrong(f"{i}: {job.returncode}, alive {alive}, {error[-1500:]}")
+    tally.over()

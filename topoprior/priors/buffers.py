@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ class KnownBuffers(nn.Module):
 
     #: Buffers that are known from the prior. They are saved, so that the state of another prior is refused.
     prior_buffers: tuple[str, ...] = ()
+    #: Those of them that states of earlier versions lack.
+    newer_buffers: tuple[str, ...] = ()
 
     def fill_buffers(self) -> None:
         """Write into the buffers what is known from the prior: after ``to_empty`` they hold anything."""
@@ -28,15 +31,23 @@ class KnownBuffers(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *lists: list[str]
     ) -> None:
-        if metadata.get(
-            "assign_to_params_buffers"
-        ):  # what was made on the meta device gets memory only now
-            self._give_memory([v.device for key, v in state_dict.items() if key.startswith(prefix)])
+        assigned = metadata.get("assign_to_params_buffers")
+        if assigned:  # what was made on the meta device gets memory only now
+            here = [v for key, v in state_dict.items() if key.startswith(prefix) and isinstance(v, Tensor)]
+            self._give_memory([v.device for v in here])
         self.fill_buffers()
         *_, errors = lists
+        for key in (prefix + name for name in (*self._parameters, *self._buffers)):
+            found = state_dict.get(key)
+            if isinstance(found, Tensor) and not (
+                _plain_numbers(found) and (found.is_floating_point() or not assigned)
+            ):
+                errors.append(f"{key}: expected real numbers, found {found.dtype} ({found.layout})")
         for name in self.prior_buffers:
             own, found = getattr(self, name), state_dict.get(prefix + name)
-            if found is None or own.is_meta:
+            if found is None and name in self.newer_buffers:
+                state_dict[prefix + name] = own.detach()
+            if not isinstance(found, Tensor) or own.is_meta or not _plain_numbers(found):
                 continue
             if not _alike(own, found):
                 errors.append(
@@ -47,9 +58,19 @@ class KnownBuffers(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
 
 
+def digits(text: str) -> list[int]:
+    """Eight whole numbers below 256 that say which text: every floating-point format keeps them."""
+    return list(hashlib.sha256(text.encode()).digest()[:8])
+
+
+def _plain_numbers(x: Tensor) -> bool:
+    """Whether a parameter can be these numbers: torch would drop imaginary parts, and stop at sparse ones."""
+    return not (x.is_complex() or x.is_quantized or x.layout != torch.strided)
+
+
 def _alike(a: Tensor, b: Tensor) -> bool:
     """Equal up to two roundings to bfloat16, which keeps 8 bits."""
-    if a.shape != b.shape:
+    if a.shape != b.shape or b.is_meta:
         return False
     a, b = (t.detach().cpu().double() for t in (a, b))  # some devices have no float64
     return bool(((a - b).abs() <= 0.01 * a.abs() + 1e-5 * a.abs().max()).all())

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topoprior.priors.buffers import KnownBuffers
+from topoprior.priors.buffers import KnownBuffers, digits
 from topoprior.spaces.covering import Covering
 from topoprior.utils.precision import at_least_float32
 
@@ -149,7 +149,15 @@ class Coordinates(KnownBuffers, ABC):
 
 
 class ScaledCoordinates(Coordinates):
-    """Independent weights: w = s u, with u in units of the prior's std. One part, "u"."""
+    """Independent weights: w = s u, with u in units of the prior's std. One part, "u".
+
+    Args:
+        prior: its ``identity(shape)`` says which law of weights of this shape it is.
+    """
+
+    which: Tensor
+    prior_buffers = ("scales", "which")
+    newer_buffers = ("which",)
 
     def __init__(
         self,
@@ -163,7 +171,12 @@ class ScaledCoordinates(Coordinates):
     ) -> None:
         part = Part(torch.Size(shape), law)
         super().__init__(prior, shape, {"u": part}, (scale,), device=device, dtype=dtype)
+        self.register_buffer("which", torch.empty(8, device=device, dtype=dtype))
         self.fill_buffers()
+
+    def fill_buffers(self) -> None:
+        super().fill_buffers()
+        self.which.copy_(self.which.new_tensor(digits(self.prior.identity(self.shape))))
 
     def weight(self, x: Mapping[str, Tensor]) -> Tensor:
         return x["u"] * self.scales

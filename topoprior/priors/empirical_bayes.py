@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from topoprior.priors.buffers import KnownBuffers
 
-class BoundedScale(nn.Module):
+
+class BoundedScale(KnownBuffers):
     r"""Factors on a prior's scales that empirical Bayes may learn, each between 1/4 and 4:
 
     .. math:: f = \exp(\log 4 \cdot \tanh \rho), \quad \rho = 0 \text{ at the start, so } f = 1

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from topoprior.priors.buffers import KnownBuffers
 
 
-class FrozenMLP(nn.Module):
+class FrozenMLP(KnownBuffers):
     """Linear layers with SiLU between them, whose numbers are buffers: nothing here is trained.
 
     Args:

@@ -20,6 +20,7 @@ from topoprior.priors.base import (
     narrow_,
     normal_kl,
 )
+from topoprior.priors.buffers import digits
 from topoprior.priors.coordinates import Coordinates, Law, ScaledCoordinates, StandardNormal
 from topoprior.priors.empirical_bayes import BoundedScale
 from topoprior.priors.mean_field.expectation import expectation, legendre_rule
@@ -164,6 +165,18 @@ class MeanFieldPrior(WeightPrior):
     def sample(self, shape: Shape) -> Tensor:
         return self.scale_of(shape) * self.sample_unit(shape)
 
+    def identity(self, shape: Shape) -> str:
+        """Which law of weights of ``shape`` this is: its class, its numbers, its scale."""
+        own = {
+            name: value
+            for name, value in vars(self).items()
+            if name[0] != "_"
+            and name not in _NOT_OF_THE_LAW
+            and isinstance(value, int | float | str | tuple)
+        }
+        numbers = ", ".join(f"{name}={_short(own[name])}" for name in sorted(own))
+        return f"{type(self).__name__}({numbers}) * {_short(self.scale_of(shape))}"
+
     def __repr__(self) -> str:
         learned = ", empirical_bayes=True" if self.empirical_bayes else ""
         return (
@@ -175,6 +188,14 @@ class MeanFieldPrior(WeightPrior):
         return ""
 
 
+# How it is trained and computed; `scale` and `gain` are in the scale of a shape.
+_NOT_OF_THE_LAW = ("scale", "gain", "init_scale", "empirical_bayes", "num_nodes", "unit_energy", "name")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 # Posteriors below this number of weights are worth joining.
 _SMALL = 4096
 
@@ -184,6 +205,9 @@ class MeanFieldPosterior(WeightPosterior):
 
     Its KL is computed in float32 at least: half precision has too few digits for a sum of squares.
     """
+
+    which: Tensor  # says which prior: a state of another is refused
+    prior_buffers = newer_buffers = ("which",)
 
     def __init__(
         self,
@@ -201,10 +225,12 @@ class MeanFieldPosterior(WeightPosterior):
         self.scale_factors = BoundedScale(
             prior.num_scales, prior.empirical_bayes, device=device, dtype=dtype
         )
+        self.register_buffer("which", torch.empty(8, device=device, dtype=dtype))
         self.reset_parameters()
 
     def fill_buffers(self) -> None:
         self.scale_factors.fill_buffers()
+        self.which.copy_(self.which.new_tensor(digits(self.prior.identity(self.shape))))
 
     def reset_parameters(self) -> None:
         self.fill_buffers()
