@@ -14,6 +14,12 @@ import topoprior as tp
 from tests.inference.test_networks import network, quick
 from topoprior.inference import SamplingError
 
+
+@pytest.fixture
+def data() -> tuple[Tensor, Tensor]:
+    return torch.randn(12, 1, 4, 4), torch.randint(3, (12,))
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 

@@ -12,6 +12,17 @@ from torch import nn
 import topoprior as tp
 from tests.nn.test_torch_features import make_net, seeded
 
+
+@pytest.fixture(params=["klein-3x3", "gaussian"])
+def net(request):
+    return make_net(request.param)
+
+
+@pytest.fixture
+def batch():
+    return torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+
+
 # --- several processes -----------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The comparison's parts: metrics against independent formulas, the ELBO, the networks, intervals."""
 
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,13 @@ def test_elbo_of_an_epoch_is_the_whole_bound() -> None:
     ]
     whole = nn.functional.cross_entropy(logits, labels, reduction="sum") + kl
     torch.testing.assert_close(60 * torch.stack(parts).mean(), whole)
+
+
+def test_a_deterministic_network_has_no_kl_and_no_warning() -> None:
+    network = networks.build(methods.get_method("deterministic"), 1, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert networks.kl(network) == 0
 
 
 def test_standardize_uses_training_images_only() -> None:
