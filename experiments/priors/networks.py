@@ -80,6 +80,8 @@ def kl(network: nn.Module) -> Tensor:
     """KL(posterior || prior) in nats; BLiTZ's is that of the weights drawn in the last forward pass."""
     if hasattr(network, "nn_kl_divergence"):
         return network.nn_kl_divergence()  # type: ignore[operator]
+    if not any(isinstance(module, tp.WeightPosterior) for module in network.modules()):
+        return torch.zeros(())  # a deterministic network is meant to have none: no warning
     return tp.kl_divergence(network)
 
 

@@ -76,7 +76,7 @@ def kl_per_layer(model: nn.Module) -> dict[str, Tensor]:
 
 def _sum(kls: list[Tensor]) -> Tensor:
     if not kls:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")  # one number, which stands beside tensors of any device
     return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
 
 
