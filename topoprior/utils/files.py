@@ -187,10 +187,16 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def pack(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """A checkpoint of one file: safetensors, with ``config`` and a digest of all in its metadata."""
+    """A checkpoint of one file: safetensors, with ``config`` and a digest of all in its metadata. Equal checkpoints are
+    equal bytes."""
     numbers = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(config, allow_nan=False)
-    return safetensors.torch.save(numbers, {"config": text, "sha256": _digest(text, numbers)})
+    data = safetensors.torch.save(numbers, {"config": text, "sha256": _digest(text, numbers)})
+    start = 8 + int.from_bytes(data[:8], "little")
+    # The library writes metadata in an order that changes from call to call.
+    header = json.dumps(json.loads(data[8:start]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[start:]
 
 
 def unpack(
