@@ -217,12 +217,14 @@ def one_run(
     return {
         "measures": {
             **results,
+            "certified": None if history.objections is None else history.certified,
             "warm start mismatch": None if history.fit is None else Fit.of(history.fit).mismatch,
             "parameters": sum(p.numel() for p in vae.parameters()),
             "minutes": None if resumed else seconds / 60,
         },
         "loops": loops,
         "warm_start": history.fit,
+        "objections": history.objections,
         "train": history.train,
         "validation": history.validation,
     }
