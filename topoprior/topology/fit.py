@@ -72,7 +72,7 @@ class Fit(NamedTuple):
     def certified(self) -> bool:
         """The class is right: the latents are a continuous map of the data that keeps all loops, and fit.
 
-        Fit: a cost below .1, on closed spaces but for what is uncovered, up to a half. Data that crowd in a part of the
+        Fit: a cost below .1, on closed spaces with loops but for what is uncovered, up to a half. Data that crowd in a part of the
         space have a class too, if all loops pass through it, as natural patches do on the Klein bottle. The cost is
         what speaks where there are no loops, along open directions, and against a space that is a quotient of
         the right one, to which maps with all loops exist.
@@ -94,8 +94,8 @@ class Fit(NamedTuple):
     def checked(self, certificate: Certificate, closed: bool) -> Fit:
         """The same with what a certificate says, on a space that is ``closed`` or not."""
         objections = certificate.objections
-        most = _EMPTY if closed and certificate.loops else COST
-        if self.uncovered >= most:
+        allowed = closed and certificate.loops
+        if self.uncovered and (self.uncovered >= _EMPTY if allowed else self.cost >= COST):
             objections.append(f"the data leave {self.uncovered:.0%} of the space empty")
         return self._replace(
             defects=len(certificate.defects), onto=certificate.onto, objections="; ".join(objections)

@@ -23,7 +23,7 @@ EXTRA = 3  # eigenvectors to choose from, beyond the number of features
 EXPLAINED = 10  # eigenvectors that have to be functions of the latents
 _NEIGHBOURS = 4
 _PROBES = 200
-_GOOD = 0.06  # cost of a fit on a space without loops, where no certificate ends the search
+_GOOD = 0.06  # cost of a fit where no certificate ends the search: without loops, and along open directions
 HOPELESS, PATIENCE = 0.25, 6  # a best cost above this after so many rounds ends it too
 _FEW = 100  # data that can hardly have a certificate
 _EMPTY = 20.0  # a ball is empty by chance with probability e^-20 where data are uniform
@@ -80,7 +80,7 @@ def fit_covering(
             if best is None or fit.rank < best.rank:
                 best = fit
         assert best is not None
-        late, good = turn + 1 >= PATIENCE, COST if loops else _GOOD
+        late, good = turn + 1 >= PATIENCE, COST if loops and closed else _GOOD
         if (best.certified and (late or best.cost < good)) or (late and best.cost > HOPELESS):
             break
     assert best is not None
