@@ -2,10 +2,10 @@
 
 A folder follows the data: `spaces` (coverings), `distributions` (laws on them), `topology` (what data say of their
 space), `kernels` (data of our kind), `vae` (autoencoders on a space), `priors` (its decoder as a prior of weights),
-`nn` (layers with such a prior), `inference` (samplers of their posterior).
+`nn` (layers with such a prior), `inference` (samplers of their posterior). `testing` has their laws as functions.
 """
 
-from topoprior import distributions, inference, kernels, nn, plots, priors, spaces, topology, vae
+from topoprior import distributions, inference, kernels, nn, plots, priors, spaces, testing, topology, vae
 from topoprior.distributions import PowerSpherical, Pushforward, UniformOn, WrappedNormal, cover_kl, kappa
 from topoprior.inference import log_joint, log_prior, sample_posterior
 from topoprior.nn import (
@@ -83,6 +83,7 @@ __all__ = [
     "plots",
     "priors",
     "spaces",
+    "testing",
     "topology",
     "vae",
     # spaces

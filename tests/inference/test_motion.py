@@ -7,58 +7,10 @@ import torch
 from torch import Tensor
 
 import topoprior as tp
-from tests.spaces.cases import ALL, points, space_named
 from topoprior.inference import HMC, Potential, StateSpace
 from topoprior.inference.hmc import Point, kinetic
 from topoprior.inference.tuning import Tuning
 from topoprior.priors import Part, StandardNormal, Uniform
-
-
-def start(space: tp.Covering, count: int = 20) -> tuple[Tensor, Tensor]:
-    """Points and tangent vectors."""
-    x = points(space, count)
-    return x, space.tangent(x, torch.randn_like(x))
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_geodesics(name: str) -> None:
-    """Unit speed in the space's own distance, the way back, and two halves make a whole."""
-    space = space_named(name)
-    x, v = start(space)
-    y, w = space.geodesic(x, v, 0.01)
-    torch.testing.assert_close(space.distance(x, y), 0.01 * v.norm(dim=-1), rtol=1e-5, atol=1e-9)
-    back, reversed_v = space.geodesic(y, -w, 0.01)
-    torch.testing.assert_close(back, x)
-    torch.testing.assert_close(reversed_v, -v)
-    half = space.geodesic(*space.geodesic(x, v, 0.4), 0.4)
-    torch.testing.assert_close(half, space.geodesic(x, v, 0.8))
-    torch.testing.assert_close(space.tangent(y, w), w)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_deck_moves_carry_geodesics_to_geodesics(name: str) -> None:
-    """From another lift, with the velocity carried along, the same points are reached; a metric of metric_axes measures
-    the same speed."""
-    space = space_named(name)
-    x, v = start(space, 5)
-    step = 1e-4
-    mass = torch.ones(space.cover_dim, dtype=torch.float64)
-    for k, axes in enumerate(space.metric_axes()):
-        mass[axes] = k + 1.0
-    ahead, _ = space.geodesic(x, v, step)
-    lifts, lifts_ahead = space.lifts(x, 1.5), space.lifts(ahead, 1.5)
-    end, _ = space.geodesic(x, v, 0.7)
-    for i in range(lifts.shape[-2]):
-        gaps = (lifts_ahead - lifts[..., i : i + 1, :]).norm(dim=-1)
-        nearest = lifts_ahead.gather(
-            -2, gaps.argmin(-1)[:, None, None].expand(-1, 1, space.cover_dim)
-        ).squeeze(-2)
-        if gaps.amin(-1).max() > 2 * step * v.norm(dim=-1).max():
-            continue  # at the edge of the radius: its neighbour was not listed
-        w = space.tangent(lifts[:, i], (nearest - lifts[:, i]) / step)
-        moved, _ = space.geodesic(lifts[:, i], w, 0.7)
-        assert space.distance(moved, end).max() < 1e-2
-        torch.testing.assert_close((mass * w * w).sum(-1), (mass * v * v).sum(-1), rtol=1e-2, atol=1e-3)
 
 
 def mixed() -> tuple[Potential, Tensor]:

@@ -64,6 +64,17 @@ def third_turn_from_generators() -> FlatManifold:
     return FlatManifold.from_generators([(turn, [0, 0, 1 / 3]), (np.eye(3), [1.0, 0.0, 0.0])])
 
 
+def left(q: tuple[float, ...]) -> Tensor:
+    """Left multiplication by a quaternion."""
+    w, x, y, z = q
+    return torch.tensor([[w, -x, -y, -z], [x, w, -z, y], [y, z, w, -x], [z, -y, x, w]], dtype=torch.float64)
+
+
+def quaternion_group() -> SphericalSpaceForm:
+    units = [tuple(s * float(i == j) for j in range(4)) for i in range(4) for s in (1, -1)]
+    return SphericalSpaceForm([left(q) for q in units])
+
+
 # Flat spaces on which distributions are tested too.
 _CORE: dict[str, Callable[[], Covering]] = {
     "line": lambda: Euclidean(1),
@@ -95,12 +106,22 @@ SPACES: dict[str, Callable[[], Covering]] = _CORE | {
     "klein-x-circle-x-line": lambda: Product(KleinBottle(), Circle(), Euclidean(1)),
     "rotations-x-klein": lambda: Product(RotationGroup(), KleinBottle()),
 }
+# Further ones, for the laws alone.
+MORE: dict[str, Callable[[], Covering]] = {
+    "klein-4": lambda: KleinBottle(4),
+    "sphere-1": lambda: Sphere(1),
+    "projective-line": lambda: RealProjectiveSpace(1),
+    "lens-1-1": lambda: LensSpace(1, 0),
+    "lens-12-5": lambda: LensSpace(12, 5),
+    "quaternions": quaternion_group,
+    "projective-plane-x-sphere": lambda: Product(RealProjectiveSpace(2), Sphere(2)),
+}
 
 
 @functools.cache
 def space_named(name: str) -> Covering:
     """One instance a name: features of generic spaces take a moment to find."""
-    return SPACES[name]()
+    return (SPACES | MORE)[name]()
 
 
 ALL = list(SPACES)

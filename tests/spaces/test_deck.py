@@ -1,4 +1,4 @@
-"""Deck groups of all spaces: relations, generation, nearest lifts, shortest loops."""
+"""Deck groups of all spaces: relations, generation, shortest loops."""
 
 import math
 
@@ -8,8 +8,8 @@ from sympy import ZZ, Matrix
 from sympy.matrices.normalforms import smith_normal_form
 
 import topoprior as tp
-from tests.spaces.cases import ALL, onto_cover, points, space_named
-from topoprior.spaces.deck import apply, inverse
+from tests.spaces.cases import ALL, space_named
+from topoprior.spaces.deck import inverse
 from topoprior.spaces.flat.group import generate_group
 
 # First homology: rank, and the orders of its cyclic parts; the generators modulo the relations must give it.
@@ -81,25 +81,6 @@ def test_what_generates(name):
                     cells = [(b.T @ b).det().sqrt().item() for b in (lattice, group.lattice)]
                     whole = math.isclose(cells[0] / len(cosets), cells[1] / len(group.linear))
             assert group.generated_by(some) is whole
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_nearest_lifts(name):
-    """The image of y is a lift of y, and as near to x as the point of y is."""
-    space = space_named(name)
-    x, y = points(space, 200, seed=1), 3 * points(space, 200, seed=2)
-    y = onto_cover(space, y)
-    moved = apply(space.nearest_deck(x, y), y)
-    assert space.same_point(moved, y, 1e-6).all()
-    flat, size = space.distance(x, y), (moved - x).norm(dim=-1)
-    # On spheres the chord is shorter than the arc, so there are products of the two.
-    assert (size <= flat + 1e-6).all()
-    line = torch.linspace(0, 1, 200)
-    along = torch.stack([space.cover_path(a, b, line) for a, b in zip(x, moved, strict=True)])
-    length = along.diff(dim=1).norm(dim=-1).sum(1)
-    torch.testing.assert_close(length, flat, rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(along[:, 0], x)
-    torch.testing.assert_close(along[:, -1], moved)
 
 
 def test_a_path_between_antipodes():

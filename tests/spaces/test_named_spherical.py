@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 import topoprior as tp
-from tests.spaces.test_spherical import F64, SPACES, left, points, quaternion_group
+from tests.spaces.cases import left, quaternion_group
+from tests.spaces.test_spherical import F64, SPACES, points
 from topoprior.spaces.spherical.harmonics import invariant_harmonics
 from topoprior.spaces.spherical.named import top_eigenvector
 

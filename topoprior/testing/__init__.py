@@ -1,0 +1,5 @@
+"""The laws of a space and of a prior as functions, for spaces and priors of one's own."""
+
+from topoprior.testing.spaces import check_covering
+
+__all__ = ["check_covering"]
