@@ -308,12 +308,19 @@ class EuclideanDecoderPosterior(WeightPosterior):
         self.factors.reset_parameters()
         dim = self.prior.dim
         self.log_scale[..., :dim].clamp_(max=math.log(min(0.01, self.prior.init_latent_scale)))
-        kernels, offset = weight.detach().float().flatten(2).flatten(0, 1), self.prior.mean_fraction > 0
-        z = nearest_kernels(self.prior.decoder, kernels, offset=offset, progress=True)
+        kernels = at_least_float32(weight.detach().to(self.loc)).flatten(2).flatten(0, 1)
+        alpha_scale, beta_scale = self._scales
+        z = nearest_kernels(self.prior.decoder, kernels, offset=beta_scale > 0, progress=True)
+        # Alpha and beta for the mean, which is a little blunter than the kernel at its center.
         decoder = copy.deepcopy(self.prior.decoder).to(kernels)
-        found = amplitudes(kernels, decoder(z), offset=offset)
-        scales = self.amplitude_scales.float()
-        found = torch.cat([z, found / torch.where(scales > 0, scales, 1.0)], -1)
+        scale = self.log_scale[..., :dim].to(z).flatten(0, 1).exp()
+        decoded = sum(
+            w * decoder(z + scale * x)
+            for x, w in zip(*(t.to(z) for t in hermite_grid(dim, _MEAN_NODES)), strict=True)
+        )
+        assert isinstance(decoded, Tensor)
+        found = amplitudes(kernels, decoded, offset=beta_scale > 0)
+        found = torch.cat([z, found / found.new_tensor([alpha_scale, beta_scale or 1.0])], -1)
         self.loc.copy_(found.unflatten(0, self.shape[:2]))
         left = (weight - self.mean().to(weight)).norm()
         return left / weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)
