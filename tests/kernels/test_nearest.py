@@ -38,8 +38,7 @@ def test_no_point_of_a_dense_grid_is_nearer(name, offset):
     prior = tp.get_prior(name)
     kernels = torch.randn(200, prior.kernel_size[0] ** 2, dtype=torch.float64)
     kernels = torch.nn.functional.normalize(kernels, dim=1)
-    decoder = prior.decoder if name == "euclidean-3x3" else prior.waves
-    z = nearest_kernels(decoder, kernels, offset=offset)
+    z = nearest_kernels(prior.decoder.search, kernels, offset=offset)
     decoded = prior.decode(z.float()).double().flatten(1)
     alpha, level = amplitudes(kernels, decoded, offset=offset).split(1, -1)
     left = (kernels - alpha * decoded - level).norm(dim=1)

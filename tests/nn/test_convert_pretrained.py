@@ -139,7 +139,7 @@ def test_stds_follow_the_size_of_the_weights(name, size):
         mean = posterior.mean().square().mean().sqrt()
         spread = posterior.rsample((1000,)).var(0).mean().sqrt()
         biases = layer.bias_posterior.rsample((1000,)).std(0)
-    latents = 0.08 if hasattr(posterior, "waves") or name == "euclidean" else 0.0
+    latents = 0.0 if posterior.latent_mask() is None else 0.08
     assert spread < (0.03 * math.sqrt(3) * 1.1 + latents) * mean
     assert biases.max() < 0.03 * max(net[0].bias.square().mean().sqrt(), mean) * 1.15  # 6 standard errors
 

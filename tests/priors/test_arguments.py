@@ -28,7 +28,7 @@ from topoprior.priors.registry import prior_names
         (lambda: tp.LogUniform(empirical_bayes=True), "empirical_bayes: expected False"),
         (lambda: tp.CorrelatedGaussian(lengthscale=0.0), "lengthscale"),
         (lambda: tp.CorrelatedGaussian().posterior((4, 3, 1, 1)), "at least 2, found .*4, 3, 1, 1"),
-        (lambda: tp.EuclideanDecoderPrior.from_pretrained("klein-3x3"), "euclidean-3x3"),
+        (lambda: tp.EuclideanDecoderPrior.from_pretrained("klein-3x3"), "EuclideanDecoderPrior/1"),
     ],
 )
 def test_bad_arguments_are_named(make, message):

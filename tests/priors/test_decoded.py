@@ -94,7 +94,7 @@ def test_fast_gradient_is_the_numerical_one(blocks, monkeypatch):
     inputs = (posterior.loc, posterior.log_scale)
 
     def decode(loc, log_scale):
-        return Decode.apply(loc, log_scale, noise, posterior.decoder, posterior.scales, False)[0]
+        return Decode.apply(loc, log_scale, noise, posterior.decoder.pixels, posterior.scales, False)[0]
 
     assert torch.autograd.gradcheck(decode, inputs)
     assert torch.autograd.gradgradcheck(decode, inputs)
@@ -106,7 +106,7 @@ def test_kl_gradient_is_the_numerical_one():
     inputs = (posterior.loc, posterior.log_scale)
 
     def kl(loc, log_scale):
-        return latent_kl(loc, log_scale, posterior.waves.periods)
+        return latent_kl(loc, log_scale, posterior.decoder.waves.periods)
 
     assert torch.autograd.gradcheck(kl, inputs)
     assert torch.autograd.gradgradcheck(kl, inputs)
@@ -132,7 +132,14 @@ def test_vmap_and_grad_of_the_decoder():
     noise = torch.randn(5, 4, 3, 2, dtype=torch.float64)
 
     def energy(parameters, noise):
-        args = parameters["loc"], parameters["log_scale"], noise, posterior.decoder, posterior.scales, False
+        args = (
+            parameters["loc"],
+            parameters["log_scale"],
+            noise,
+            posterior.decoder.pixels,
+            posterior.scales,
+            False,
+        )
         return Decode.apply(*args)[0].square().sum()
 
     each = torch.func.vmap(torch.func.grad(energy), in_dims=(None, 0))(parameters, noise)
@@ -281,8 +288,8 @@ def test_compiled_formulas_under_transformations():
     noise = torch.randn(2, *posterior.loc.shape, dtype=torch.float64)
 
     def objective(loc, log_scale):
-        weights = Decode.apply(loc, log_scale, noise, posterior.decoder, posterior.scales, True)[0]
-        return weights.sin().sum() + latent_kl(loc, log_scale, posterior.waves.periods, True)
+        weights = Decode.apply(loc, log_scale, noise, posterior.decoder.pixels, posterior.scales, True)[0]
+        return weights.sin().sum() + latent_kl(loc, log_scale, posterior.decoder.waves.periods, True)
 
     inputs = (posterior.loc, posterior.log_scale)
     assert torch.autograd.gradcheck(objective, inputs)

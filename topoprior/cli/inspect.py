@@ -20,7 +20,6 @@ from topoprior.kernels.networks import SUFFIXES, harvest_kernels
 from topoprior.priors.base import WeightPrior
 from topoprior.priors.registry import get_prior, load_prior, prior_names
 from topoprior.spaces.flat.manifold import FlatManifold
-from topoprior.spaces.flat.named import Euclidean
 from topoprior.utils.files import CONFIG, MODEL, check_writable, write_atomically
 
 _DRAWN = 4000  # kernels of a prior to look at
@@ -143,7 +142,7 @@ def _of_prior(prior: WeightPrior, size: int | None) -> Subject:
         if not prior.serves(shape):
             raise ValueError(f"--size: {prior!r} has no {shape[2]}x{shape[3]} kernels")
         return Subject(prior.sample(shape)[:, 0].float(), f"{prior!r}: {_DRAWN} kernels drawn", {})
-    space = getattr(prior, "covering", None) or Euclidean(prior.dim)  # type: ignore[attr-defined]
+    space = prior.covering  # type: ignore[attr-defined]
     if space.rank:
         latents = space.sample_uniform(torch.Size([_DRAWN]), torch.float32, torch.device("cpu"))
     else:

@@ -132,6 +132,17 @@ def narrow_(log_scale: Tensor, std: float, unit: float = 1.0) -> None:
         log_scale.clamp_(max=math.log(std / unit))
 
 
+def check_weight(weight: Tensor, shape: Shape) -> None:
+    if weight.shape != shape:
+        raise ValueError(f"weight: expected shape {tuple(shape)}, found {tuple(weight.shape)}")
+
+
+def left_over(weight: Tensor, mean: Tensor) -> Tensor:
+    """|weight - mean| / |weight|: what :meth:`WeightPosterior.project_` returns."""
+    left = (weight - mean.to(weight)).norm()
+    return left / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny)
+
+
 def draw_noise(sample_shape: Shape, shape: Shape, like: Tensor, antithetic: bool = False) -> Tensor:
     """Standard normal noise (*sample_shape, *shape) of the dtype and device of ``like``.
 

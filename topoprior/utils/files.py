@@ -272,17 +272,17 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     return _read(folder)[0]
 
 
-def load(folder: Path | str, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and numbers of a checkpoint whose configuration says ``"format": kind``.
+def load(folder: Path | str, *kinds: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and numbers of a checkpoint whose configuration says ``"format": kind``, one of ``kinds``.
 
     Raises:
         CheckpointError: a file is missing or damaged, the format differs, or tensors are not finite floating-point
             numbers.
     """
     config, tensors = _read(folder)
-    if config.get("format") != kind:
-        found = repr(config.get("format"))
-        raise CheckpointError(f"{Path(folder) / CONFIG}: expected format {kind!r}, found {found[:80]}")
+    if config.get("format") not in kinds:
+        expected, found = " or ".join(map(repr, kinds)), repr(config.get("format"))
+        raise CheckpointError(f"{Path(folder) / CONFIG}: expected format {expected}, found {found[:80]}")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
             found = str(tensor.dtype) if not tensor.is_floating_point() else "NaN or infinity"

@@ -14,7 +14,9 @@ from topoprior.priors.base import (
     WeightPosterior,
     WeightPrior,
     at_least_float32,
+    check_weight,
     draw_noise,
+    left_over,
     narrow_,
     normal_kl,
 )
@@ -29,7 +31,7 @@ class FixedKernels(WeightPrior):
     r"""Kernels w_oi = alpha_oi g(z_oi) + beta_oi / sqrt(k) with every z_oi fixed.
 
     Love et al. (JMLR 2023) freeze the first layers' filters at points of the Klein bottle; with an
-    amplitude a kernel the idea serves layers of any depth. z is a draw from the uniform law, made when the
+    amplitude a kernel the idea serves layers of any depth. z is a draw from its law, made when the
     layer is made and saved with it. Posterior: mean-field normal over alpha and beta, 4 numbers a kernel,
     with an exact KL.
 
@@ -80,12 +82,13 @@ class FixedKernels(WeightPrior):
 
 
 class FixedKernelsPosterior(WeightPosterior):
-    """Parameters ``loc`` and ``log_scale``, (2, out, in): alpha and beta in units of their prior stds."""
+    """Parameters ``loc`` and ``log_scale``, (2, out, in): alpha and beta in units of their prior stds.
+
+    The numbers of the decoder are buffers only so that the state of another one is refused.
+    """
 
     latents: Tensor
-    coefficients: Tensor
     scales: Tensor
-    prior_buffers = ("coefficients", "scales")
 
     def __init__(
         self, prior: FixedKernels, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
@@ -96,34 +99,36 @@ class FixedKernelsPosterior(WeightPosterior):
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.loc = nn.Parameter(torch.empty(2, *self.shape[:2], **options))
         self.log_scale = nn.Parameter(torch.empty(2, *self.shape[:2], **options))
-        self.register_buffer("latents", torch.empty(*self.shape[:2], prior.decoder.covering.dim, **options))
-        self.register_buffer("coefficients", torch.empty(prior.decoder.coefficients.shape, **options))
+        self.register_buffer("latents", torch.empty(*self.shape[:2], prior.decoder.dim, **options))
+        numbers = prior.decoder.decoder.tensors()
+        for name, tensor in numbers.items():
+            self.register_buffer(name, torch.empty(tensor.shape, **options))
         self.register_buffer("scales", torch.empty(2, **options))
+        self.prior_buffers = (*numbers, "scales")
         self.factors = BoundedScale(2, prior.empirical_bayes, **options)
         self.reset_parameters()
 
     def fill_buffers(self) -> None:
         self.factors.fill_buffers()
-        self.coefficients.copy_(self.prior.decoder.coefficients)
+        for name, tensor in self.prior.decoder.decoder.tensors().items():
+            self.get_buffer(name).copy_(tensor)
         for i, scale in enumerate(self._scales):
             self.scales[i] = scale
 
+    @torch.no_grad()
     def reset_parameters(self) -> None:
         """A draw from the prior, with new filters."""
         self.fill_buffers()
-        space, loc = self.prior.decoder.covering, self.loc
-        with torch.no_grad():
-            self.latents.copy_(space.sample_uniform(loc.shape[1:], loc.dtype, loc.device))
-            self.loc.normal_()
-            self.log_scale.fill_(self.prior.decoder.init_scale).log_()
-            self.factors.reset_parameters()
+        self.latents.copy_(self.prior.decoder.decoder.law.sample(self.latents.shape, self.loc))
+        self.loc.normal_()
+        self.log_scale.fill_(self.prior.decoder.init_scale).log_()
+        self.factors.reset_parameters()
 
     def _weights(self, amplitudes: Tensor) -> Tensor:
         """For amplitudes (..., 2, out, in)."""
-        kernel_size = self.prior.decoder.kernel_size
         alpha, beta = (amplitudes * (self.scales * self.factors())[:, None, None]).unbind(-3)
         level = beta / self.shape[2:].numel() ** 0.5
-        spread = (...,) + (None,) * len(kernel_size)
+        spread = (...,) + (None,) * len(self.shape[2:])
         return alpha[spread] * self.prior.decoder.decode(self.latents) + level[spread]
 
     def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
@@ -139,8 +144,7 @@ class FixedKernelsPosterior(WeightPosterior):
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:
         """Center alpha and beta on their least-squares values; the filters stay as they are."""
-        if weight.shape != self.shape:
-            raise ValueError(f"weight: expected shape {tuple(self.shape)}, found {tuple(weight.shape)}")
+        check_weight(weight, self.shape)
         self.factors.reset_parameters()
         targets = weight.detach().double().flatten(2)[..., None]
         filters = self.prior.decoder.decode(self.latents.double()).flatten(2)
@@ -148,12 +152,10 @@ class FixedKernelsPosterior(WeightPosterior):
         basis = torch.stack([filters, constant], -1) * self.scales.double()
         gram = basis.mT @ basis
         # A ridge for filters that are constant themselves, or a prior without a mean part.
-        gram = gram + 1e-12 * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] * torch.eye(2).to(
-            gram
-        )
-        solution = torch.linalg.solve(gram, basis.mT @ targets)
+        ridge = 1e-12 * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        solution = torch.linalg.solve(gram + ridge * torch.eye(2).to(gram), basis.mT @ targets)
         self.loc.copy_(solution.squeeze(-1).movedim(-1, 0))
-        return (weight - self.mean()).norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny)
+        return left_over(weight, self.mean())
 
     def narrow_(self, std: float) -> None:
         """Both amplitudes give a kernel's k pixels a norm of 1 on average."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from topoprior.priors.base import WeightPrior
-from topoprior.priors.decoded.prior import DecoderPrior, EuclideanDecoderPrior
+from topoprior.priors.decoded.euclidean import EuclideanDecoderPrior
+from topoprior.priors.decoded.prior import DecoderPrior
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.utils.checks import check_int, check_positive, check_values
 from topoprior.vae.model import CoveringVAE
