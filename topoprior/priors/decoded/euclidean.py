@@ -22,7 +22,7 @@ class EuclideanDecoderPrior(DecoderPrior):
     Args:
         decoder: the network g, latents (..., dim) -> kernels (..., k); scaled here to E|g(z)|^2 = 1.
         kernel_size: of the decoded kernels; their product is k.
-        options: those of :class:`~topoprior.DecoderPrior`, ``init_latent_scale`` .1 by default.
+        options: those of :class:`~topoprior.DecoderPrior`, ``init_scale`` and ``init_latent_scale`` .1 by default.
 
     Raises:
         ValueError: shapes that do not fit, numbers out of range.
@@ -44,12 +44,13 @@ class EuclideanDecoderPrior(DecoderPrior):
         decoder: FrozenMLP,
         kernel_size: Sequence[int] | None = None,
         *,
+        init_scale: float = 0.1,
         init_latent_scale: float = 0.1,
         **options: Any,
     ) -> None:
         if not isinstance(decoder, NetworkDecoder):
             decoder = NetworkDecoder(decoder, () if kernel_size is None else kernel_size)
-        super().__init__(decoder, init_latent_scale=init_latent_scale, **options)
+        super().__init__(decoder, init_scale=init_scale, init_latent_scale=init_latent_scale, **options)
 
     @classmethod
     def from_vae(cls, vae: Any, **options: Any) -> EuclideanDecoderPrior:
