@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import topoprior as tp
-from topoprior.nn.layers import transpose_kernels
+from topoprior.nn.convolution import transpose_kernels
 
 
 def network() -> nn.Sequential:

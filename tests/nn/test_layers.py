@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import topoprior as tp
-from topoprior.nn.layers import transpose_kernels
+from topoprior.nn.convolution import transpose_kernels
 from topoprior.priors.registry import prior_names
 
 # Bayesian layer, torch.nn layer, arguments, shape of one input.

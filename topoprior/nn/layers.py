@@ -1,125 +1,24 @@
 """Bayesian layers: torch.nn's operations on weights drawn from a posterior.
 
 Arguments, shapes and errors are those of the torch.nn layer of the same name, with one more argument, the
-prior of the weights, and the family of its posterior. :class:`topoprior.bayes_layer.BayesLayer` says when weights are drawn.
+prior of the weights, and the family of its posterior. :class:`topoprior.nn.base.BayesLayer` says when weights are drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topoprior.nn.base import BayesLayer, PriorLike
+from topoprior.nn.convolution import BayesConvNd, Size, transpose_kernels
 from topoprior.utils.checks import check_int
 
-Size = int | Sequence[int]
-_CHANNELS = ("in_channels", "out_channels")
 
-# Many draws go through one grouped convolution up to this batch and this many weights a draw. Above either,
-# a loop over the draws costs what as many plain convolutions cost, and a grouped one up to 5 times that; below,
-# 0.4 to 1.1 of it (one CPU thread, 8 to 512 channels). With 1 to 3 inputs and large maps both pay for the
-# memory of the outputs alike.
-_GROUPED_BATCH = 4
-_GROUPED_WEIGHTS = 2**18
-
-
-class _BayesConvNd(BayesLayer):
-    """All Bayesian convolutions: geometry from torch's own layer, draws by one grouped convolution."""
-
-    _plain: ClassVar[type[nn.Module]]
-    _function: ClassVar[Callable[..., Tensor]]
-    default_prior: ClassVar[str] = "gaussian"
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: str | Size = 0,
-        dilation: Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-        *,
-        prior: PriorLike | None = None,
-        posterior: str = "mean-field",
-    ) -> None:
-        super().__init__()
-        geometry = (
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-        )
-        self._init_conv(geometry, prior, posterior, device, dtype)
-
-    def _init_conv(
-        self, geometry: tuple[Any, ...], prior: PriorLike | None, posterior: str, device: Any, dtype: Any
-    ) -> None:
-        channels = (check_int(name, n) for name, n in zip(_CHANNELS, geometry, strict=False))
-        kernel_size = geometry[2]
-        if isinstance(kernel_size, Sequence):
-            kernel_size = tuple(check_int("kernel_size", n) for n in kernel_size)
-        else:
-            kernel_size = check_int("kernel_size", kernel_size)
-        geometry = (*channels, kernel_size, *geometry[3:])
-        # torch's own layer checks and expands the arguments; on the meta device it takes no memory.
-        plain: Any = self._plain(*geometry, device="meta")
-        self.in_channels, self.out_channels = plain.in_channels, plain.out_channels
-        self.kernel_size, self.stride = plain.kernel_size, plain.stride
-        self.padding, self.dilation = plain.padding, plain.dilation
-        self.output_padding, self.groups = plain.output_padding, plain.groups
-        self.padding_mode = plain.padding_mode
-        self._pad = list(plain._reversed_padding_repeated_twice) if plain.padding_mode != "zeros" else None
-        self._describe = plain.extra_repr()
-        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        has_bias = plain.bias is not None
-        self._init_posteriors(
-            shape, has_bias, self.default_prior if prior is None else prior, posterior, device, dtype
-        )
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self._run(input)
-
-    def _compute(
-        self, input: Tensor, weight: Tensor, bias: Tensor | None, *, samples: int = 1, **options: Any
-    ) -> Tensor:
-        padding = self.padding
-        if self._pad is not None:
-            input, padding = F.pad(input, self._pad, mode=self.padding_mode), 0
-        groups = self.groups * samples
-        return type(self)._function(input, weight, bias, self.stride, padding, self.dilation, groups)
-
-    def _compute_samples(
-        self, input: Tensor, weight: Tensor, bias: Tensor | None, **options: Any
-    ) -> Tensor:
-        samples = len(weight)
-        batch = input.shape[0] // samples
-        if batch > _GROUPED_BATCH or weight[0].numel() > _GROUPED_WEIGHTS:
-            return super()._compute_samples(input, weight, bias, **options)
-        # Draws become groups of channels, (B, S * C, ...); for B = 1 this moves no data.
-        folded = input.unflatten(0, (samples, batch)).transpose(0, 1).flatten(1, 2)
-        bias = None if bias is None else bias.flatten()
-        output = self._compute(folded, weight.flatten(0, 1), bias, samples=samples, **options)
-        return output.unflatten(1, (samples, -1)).transpose(0, 1).flatten(0, 1)
-
-    def extra_repr(self) -> str:
-        return self._describe
-
-
-class BayesConv1d(_BayesConvNd):
+class BayesConv1d(BayesConvNd):
     r"""`torch.nn.Conv1d` with a posterior over kernels; the arguments are those of :class:`BayesConv2d`.
 
     Args:
@@ -135,7 +34,7 @@ class BayesConv1d(_BayesConvNd):
     _plain, _function = nn.Conv1d, F.conv1d
 
 
-class BayesConv2d(_BayesConvNd):
+class BayesConv2d(BayesConvNd):
     r"""`torch.nn.Conv2d` with a posterior over kernels.
 
     All arguments are those of :class:`torch.nn.Conv2d`, and two more.
@@ -162,7 +61,7 @@ class BayesConv2d(_BayesConvNd):
     default_prior = "klein-3x3"
 
 
-class BayesConv3d(_BayesConvNd):
+class BayesConv3d(BayesConvNd):
     r"""`torch.nn.Conv3d` with a posterior over kernels; the arguments are those of :class:`BayesConv2d`.
 
     Args:
@@ -178,7 +77,7 @@ class BayesConv3d(_BayesConvNd):
     _plain, _function = nn.Conv3d, F.conv3d
 
 
-class BayesConvTranspose2d(_BayesConvNd):
+class BayesConvTranspose2d(BayesConvNd):
     r"""`torch.nn.ConvTranspose2d` with a posterior over kernels.
 
     The posterior holds weights as priors know them, (out, in / groups, kH, kW), so that the scale follows
@@ -258,12 +157,6 @@ class BayesConvTranspose2d(_BayesConvNd):
             groups,
             self.dilation,
         )
-
-
-def transpose_kernels(weight: Tensor, groups: int) -> Tensor:
-    """Weights (out, in / groups, ...) of a convolution as torch's transposed one holds them,
-    (in, out / groups, ...); it is its own inverse."""
-    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 class BayesLinear(BayesLayer):
