@@ -203,6 +203,15 @@ def test_converting_twice_converts_what_is_left():
     assert priors_of(both) == {"0": "klein-3x3", "2": "laplace", "3": "laplace", "4": "klein-3x3"}
 
 
+def test_a_network_that_is_bayesian_already_is_said_to_be_so():
+    bayes = tp.to_bayesian(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3)))
+    said = "layers are Bayesian already, so there is nothing to convert: found 2 BayesConv2d, 1 ReLU;"
+    with pytest.raises(ValueError, match=said):
+        tp.to_bayesian(bayes)
+    with pytest.raises(ValueError, match="found 1 BayesConv2d;"):
+        tp.to_bayesian(tp.BayesConv2d(1, 2, 3))
+
+
 # --- bad arguments ----------------------------------------------------------------------------
 
 

@@ -210,6 +210,11 @@ def _replace(model: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
 
 def _nothing_to_convert(model: nn.Module) -> str:
     kinds = ", ".join(kind.__name__ for kind in COUNTERPARTS if kind is not nn.Linear)
+    if any(isinstance(module, BayesLayer) for module in model.modules()):
+        return (
+            f"model: its layers are Bayesian already, so there is nothing to convert: found {layer_types(model)}; "
+            "to_deterministic(model) goes back, and can be converted anew"
+        )
     return (
         f"model: found no layer to convert; expected one of {kinds}, or Linear where linear_prior is given, "
         f"that include, exclude and fallback leave; found {layer_types(model)}"

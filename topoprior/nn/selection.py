@@ -128,6 +128,18 @@ def _matches(model: nn.Module, selectors: Selector | Iterable[Selector], argumen
 
 
 def layer_types(model: nn.Module) -> str:
-    """The types of a model's innermost modules with their numbers, for error messages."""
-    leaves = Counter(type(m).__name__ for m in model.modules() if not any(m.children()))
+    """The types of a model's layers with their numbers, for error messages: its innermost modules, and Bayesian layers
+    in place of what is in them."""
+    inside = {
+        id(part)
+        for m in model.modules()
+        if isinstance(m, BayesLayer)
+        for part in m.modules()
+        if part is not m
+    }
+    leaves = Counter(
+        type(m).__name__
+        for m in model.modules()
+        if isinstance(m, BayesLayer) or not (any(m.children()) or id(m) in inside)
+    )
     return ", ".join(f"{count} {name}" for name, count in leaves.most_common())
