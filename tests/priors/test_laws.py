@@ -2,7 +2,6 @@
 
 import copy
 import io
-import math
 import pickle
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 import topoprior as tp
 from topoprior.priors.registry import prior_names, priors_serving
+from topoprior.testing import check_prior
 
 BUILT_IN = prior_names()
 PRIORS = {
@@ -57,16 +57,9 @@ def test_every_name_is_documented():
     assert {"gaussian", "klein-3x3", "klein-fixed", "klein-natural-3x3"} <= set(BUILT_IN)
 
 
-def test_shapes(prior):
-    assert posteriors(prior), "every prior serves some shape of the table"
-    for posterior in posteriors(prior):
-        shape = posterior.shape
-        assert prior.sample(shape).shape == shape
-        assert posterior.mean().shape == posterior().shape == shape
-        assert posterior.rsample((5, 2)).shape == (5, 2, *shape)
-        assert posterior.kl().shape == ()
-        assert posterior.kl() >= 0
-        assert posterior.kl_kind in ("exact", "bound", "approximation")
+@pytest.mark.parametrize("name", PRIORS)
+def test_laws(name):
+    check_prior(tp.get_prior(PRIORS[name]), heavy_tails=name in HEAVY)
 
 
 def test_shapes_that_are_not_served_are_named(prior):
@@ -95,36 +88,6 @@ def test_antithetic(prior):
     for shape in ((3,), ()):
         with pytest.raises(ValueError, match="even"):
             posterior.rsample(shape, antithetic=True)
-
-
-def test_mean_is_the_mean_of_the_draws(prior):
-    """5 standard errors of 20,000 draws: false alarm 6e-7 a weight."""
-    posterior = one_posterior(prior, channels=(2, 2))
-    with torch.no_grad():
-        draws = posterior.rsample((20_000,))
-        error = (draws.mean(0) - posterior.mean()).abs() / (draws.std(0) / math.sqrt(len(draws)))
-    assert error.max() < 5
-
-
-def test_draws_have_the_promised_energy(prior, request):
-    """E|w_oi|^2 = gain^2 / in, within 5 standard errors over 16,000 kernels: false alarm 6e-7."""
-    if request.node.callspec.params["prior"] in HEAVY:
-        pytest.skip("no fourth moment; test_draws_follow_the_density covers it")
-    kernel = getattr(prior, "kernel_size", (3, 3))
-    energy = prior.sample((400, 40, *kernel)).flatten(2).square().sum(-1).flatten()
-    scale = getattr(prior, "scale", None)
-    expected = math.prod(kernel) * scale**2 if scale else prior.gain**2 / 40
-    assert abs(energy.mean() - expected) < 5 * energy.std() / math.sqrt(len(energy))
-
-
-def test_posterior_starts_around_a_draw(prior):
-    """Median energies of 2,048 kernels within 20 percent."""
-    posterior = one_posterior(prior, channels=(64, 32))
-    with torch.no_grad():
-        start, draw = (
-            w.flatten(2).square().sum(-1).median() for w in (posterior(), prior.sample(posterior.shape))
-        )
-    assert 0.8 < start / draw < 1.25
 
 
 def test_the_latent_mask_leaves_out_what_weights_are_linear_in(prior):
