@@ -92,7 +92,7 @@ def test_import_reads_no_weights():
     [
         (tp.Gaussian, TypeError, r"found the class Gaussian; give Gaussian\(...\)"),
         (3, TypeError, "prior: expected a name or a WeightPrior, found int"),
-        ("klein", ValueError, "did you mean 'klein-3x3' or 'klein-5x5' or 'klein-7x7' or"),
+        ("euclidean", ValueError, "did you mean 'euclidean-3x3'"),
         ("gausian", ValueError, "did you mean 'gaussian'"),
     ],
 )

@@ -61,7 +61,7 @@ class BayesLayer(nn.Module):
     ) -> None:
         check_dtype("dtype", dtype)
         options = {"device": device, "dtype": dtype}
-        self.prior = get_prior(prior)
+        self.prior = get_prior(prior).for_shape(shape)
         self.prior_name = str(prior)
         if isinstance(prior, WeightPrior):
             self.prior_name = prior.name or type(prior).__name__

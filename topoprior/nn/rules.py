@@ -47,7 +47,7 @@ class Rules:
             return self.fallback, "x".join(map(str, shape[2:])) + " kernels"
         depthwise = shape[1] == 1 and getattr(module, "groups", 1) > 1
         other_size = (*shape[:2], *(size + 2 for size in shape[2:]))
-        if depthwise and not get_prior(serving[0]).serves(other_size):
+        if depthwise and not get_prior(serving[0]).for_shape(shape).serves(other_size):
             return self.fallback, "depthwise"
         self.served += 1
         return serving[0], ""

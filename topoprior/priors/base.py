@@ -111,6 +111,10 @@ class WeightPrior(ABC):
         """Whether :meth:`posterior` takes weights of this shape."""
         return True
 
+    def for_shape(self, shape: Shape) -> WeightPrior:
+        """The prior that weights of this shape get: itself, or of a family the member that serves them."""
+        return self
+
     def coordinates(
         self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> Coordinates:

@@ -3,6 +3,7 @@
 from topoprior.priors.decoded.checkpoints import pretrained_names, register_decoder
 from topoprior.priors.decoded.decoder import KernelDecoder
 from topoprior.priors.decoded.euclidean import EuclideanDecoderPrior
+from topoprior.priors.decoded.family import PriorFamily
 from topoprior.priors.decoded.fixed import FixedKernels, FixedKernelsPosterior
 from topoprior.priors.decoded.harmonic import HarmonicDecoder
 from topoprior.priors.decoded.network import FrozenMLP, NetworkDecoder
@@ -21,6 +22,7 @@ __all__ = [
     "HarmonicDecoder",
     "KernelDecoder",
     "NetworkDecoder",
+    "PriorFamily",
     "pretrained_names",
     "register_decoder",
     "train_prior",

@@ -110,8 +110,19 @@ class FixedCoordinates(Coordinates):
         self._law = prior.decoder.decoder.law
         latents = torch.empty(*shape[:2], prior.decoder.dim, device=device, dtype=dtype)
         self.register_buffer("latents", latents)
+        # As in a posterior: so that the state of another decoder is refused.
+        self._numbers = prior.decoder.decoder.tensors()
+        for name, tensor in self._numbers.items():
+            self.register_buffer(name, torch.empty(tensor.shape, device=device, dtype=dtype))
+        self.newer_buffers = tuple(self._numbers)
+        self.prior_buffers = ("scales", *self._numbers)
         self.fill_buffers()
         self.sample()
+
+    def fill_buffers(self) -> None:
+        super().fill_buffers()
+        for name, tensor in self._numbers.items():
+            self.get_buffer(name).copy_(tensor)
 
     def sample(self) -> dict[str, Tensor]:
         """A draw from the prior, with new filters."""

@@ -151,8 +151,18 @@ class NetworkDecoder(FrozenMLP, KernelDecoder):
         loc.normal_()
 
     def installed(self, like: Tensor) -> NetworkDecoder:
-        """A copy: the weights that a state stands for must not depend on which decoder is installed."""
-        return copy.deepcopy(self).to(like)
+        """A copy, whose state holds the network: that of another one is refused."""
+        found = copy.deepcopy(self).to(like)
+        found.prior_buffers = tuple(self.state_dict())
+        return found
+
+    @property
+    def prior(self) -> NetworkDecoder:
+        """What the refusal names."""
+        return self
+
+    def extra_repr(self) -> str:
+        return self.describe()
 
     def refill_(self, known: KernelDecoder) -> None:
         assert isinstance(known, NetworkDecoder)
