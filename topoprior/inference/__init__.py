@@ -8,7 +8,7 @@ from topoprior.inference.langevin import BAOAB
 from topoprior.inference.natural import NaturalGradient
 from topoprior.inference.potential import Potential, log_joint, log_prior
 from topoprior.inference.samples import PosteriorSamples, Samples
-from topoprior.inference.sampling import SamplingError, sample_density, sample_posterior
+from topoprior.inference.sampling import Plan, SamplingError, sample_density, sample_posterior
 
 __all__ = [
     "BAOAB",
@@ -16,6 +16,7 @@ __all__ = [
     "Diagnostics",
     "HMC",
     "NaturalGradient",
+    "Plan",
     "PosteriorSamples",
     "Potential",
     "Sampler",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,108 @@ class SamplingError(RuntimeError):
     """Every chain diverged."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How many chains of what length, by which sampler: what :func:`sample_posterior` and :func:`sample_density` take by name.
+
+    Args:
+        method: "hmc", exact, for small problems and as the reference; "baoab", Langevin dynamics with one gradient a
+            step and a small bias, for speed.
+        num_chains: chains.
+        num_samples: draws that are kept, a chain.
+        warmup: moves of a chain before the first draw, which tune its step and mass.
+        thinning: moves from one draw to the next; a move is a trajectory (hmc) or a step (baoab).
+        seed: chain c draws from the c-th child of this seed, in whatever process it runs.
+        num_workers: processes (joblib); 1 runs the chains one after the other in this one.
+        folder: where chains are saved while they run. The same call goes on from there, to the numbers of a run
+            that was not interrupted, and a larger ``num_samples`` adds to them.
+        progress: bars on stderr.
+        options: of :class:`HMC` or :class:`BAOAB`.
+
+    Raises:
+        ValueError: counts below 1, an unknown ``method``, a ``folder`` that cannot be written.
+        TypeError: a name that is neither here nor an option of the sampler.
+    """
+
+    method: str = "hmc"
+    num_chains: int = 4
+    num_samples: int = 500
+    warmup: int = 500
+    thinning: int = 1
+    seed: int = 0
+    num_workers: int = 1
+    folder: Path | str | None = None
+    progress: bool = True
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of(arguments: Mapping[str, Any]) -> Plan:
+        """The plan of arguments by name; those that are no part of it are the sampler's."""
+        own = {f.name for f in fields(Plan)} - {"options"}
+        return Plan(
+            **{name: value for name, value in arguments.items() if name in own},
+            options={name: value for name, value in arguments.items() if name not in own},
+        )
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, tuple(_METHODS))
+        self.sampler()
+        for name in ("num_chains", "num_samples", "thinning", "num_workers"):
+            check_int(name, getattr(self, name))
+        for name in ("warmup", "seed"):
+            check_int(name, getattr(self, name), 0)
+        if self.folder is not None:
+            check_writable(Path(self.folder), "folder")
+
+    def sampler(self) -> Sampler:
+        return _METHODS[self.method](**self.options)
+
+    def run(
+        self, potential: Potential, start: Callable[[], Mapping[str, Tensor]], decides: Mapping[str, Any]
+    ) -> list[Chain]:
+        """The chains that did not diverge, each from a ``start`` of its own.
+
+        Args:
+            decides: what decides the numbers beside the plan, so that files of other runs are refused.
+        """
+        shared: dict[str, Any] = {
+            "num_samples": self.num_samples,
+            "warmup": self.warmup,
+            "thinning": self.thinning,
+            "progress": self.progress,
+            "settings": {
+                **decides,
+                "method": self.method,
+                "options": dict(self.options),
+                "warmup": self.warmup,
+                "thinning": self.thinning,
+                "seed": self.seed,
+            },
+        }
+        jobs: list[dict[str, Any]] = []
+        for c, child in enumerate(np.random.SeedSequence(self.seed).spawn(self.num_chains)):
+            number = int(child.generate_state(1, np.uint64)[0])
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(number)
+                q = potential.space.flatten(start())
+            path = None if self.folder is None else Path(self.folder) / f"chain-{c}.safetensors"
+            jobs.append({"start": q, "seed": number // 2, "path": path, "position": c, **shared})
+        sampler = self.sampler()
+        if self.num_workers == 1:
+            return _survivors([run_chain(potential, sampler, **job) for job in jobs])
+        from joblib import Parallel, delayed  # an extra
+
+        workers = Parallel(n_jobs=min(self.num_workers, self.num_chains))
+        return _survivors(workers(delayed(run_chain)(potential, sampler, **job) for job in jobs))
+
+
 def sample_posterior(
     net: nn.Module,
     data: tuple[Tensor, Tensor],
     *,
-    method: str = "hmc",
-    num_chains: int = 4,
-    num_samples: int = 500,
-    warmup: int = 500,
-    thinning: int = 1,
     log_likelihood: LogLikelihood = categorical,
     start: str = "prior",
-    seed: int = 0,
-    num_workers: int = 1,
-    folder: Path | str | None = None,
-    progress: bool = True,
-    **options: float,
+    **plan: Any,
 ) -> PosteriorSamples:
     r"""Draws of a network's weights given all of its data, by full-batch Markov chains on the cover.
 
@@ -61,19 +148,11 @@ def sample_posterior(
     Args:
         net: with delta posteriors.
         data: inputs and targets; all of it is used for every gradient.
-        method: "hmc", exact, for small problems and as the reference; "baoab", Langevin dynamics with one gradient a
-            step and a small bias, for speed.
-        num_chains, num_samples: draws that are kept, a chain.
-        warmup: moves of a chain before the first draw, which tune its step and mass.
-        thinning: moves from one draw to the next; a move is a trajectory (hmc) or a step (baoab).
         log_likelihood: of (outputs, targets), summed or one number an example; minus the cross entropy by default.
         start: "prior": every chain at its own draw from the prior; "current": all at the network's parameters.
-        seed: chain c draws from the c-th child of this seed, in whatever process it runs.
-        num_workers: processes (joblib); 1 runs the chains one after the other in this one.
-        folder: where chains are saved while they run. The same call goes on from there, to the numbers of a run
-            that was not interrupted, and a larger ``num_samples`` adds to them.
-        progress: bars on stderr.
-        options: of :class:`HMC` or :class:`BAOAB`.
+        plan: by name what :class:`topoprior.inference.Plan` has: ``method`` ("hmc", exact, the default; "baoab", fast with a small bias),
+            ``num_chains``, ``num_samples``, ``warmup``, ``thinning``, ``seed``, ``num_workers``, ``folder`` (to go on from after a kill),
+            ``progress``; and options of the sampler, :class:`HMC` or :class:`BAOAB`.
 
     Returns:
         :class:`PosteriorSamples`. Chains that diverged are left out, with a warning that names the parameter.
@@ -93,6 +172,7 @@ def sample_posterior(
         torch.Size([20, 20, 2])
     """
     check_module(net)
+    schedule = Plan.of(plan)
     parts = parts_of(net)
     x, y = _check_data(data)
     _check_choice("start", start, ("prior", "current"))
@@ -101,26 +181,14 @@ def sample_posterior(
     own = {name: p.detach() for name, p in net.named_parameters() if name in parts}
     with torch.no_grad():
         rest = {name: t for name, t in net.state_dict().items() if name not in parts}
-    settings = {
+    decides = {
         "data": [fingerprint(x), fingerprint(y)],
         "parameters": {name: list(part.shape) for name, part in parts.items()},
         "rest": {name: fingerprint(t) for name, t in rest.items()},
         "start": start if start == "prior" else fingerprint(potential.space.flatten(own)),
     }
-    chains = _run(
-        potential,
-        lambda: own if start == "current" else draw(parts, next(iter(own.values()))),
-        method=method,
-        num_chains=num_chains,
-        num_samples=num_samples,
-        warmup=warmup,
-        thinning=thinning,
-        seed=seed,
-        num_workers=num_workers,
-        folder=folder,
-        progress=progress,
-        options=options,
-        settings=settings,
+    chains = schedule.run(
+        potential, lambda: own if start == "current" else draw(parts, next(iter(own.values()))), decides
     )
     return PosteriorSamples.of(chains, potential.space, net)
 
@@ -129,17 +197,8 @@ def sample_density(
     log_density: Callable[[dict[str, Tensor]], Tensor],
     parts: Mapping[str, Part],
     *,
-    method: str = "hmc",
-    num_chains: int = 4,
-    num_samples: int = 500,
-    warmup: int = 500,
-    thinning: int = 1,
-    seed: int = 0,
-    num_workers: int = 1,
-    folder: Path | str | None = None,
-    progress: bool = True,
     dtype: torch.dtype = torch.float64,
-    **options: float,
+    **plan: Any,
 ) -> Samples:
     """Draws from any density on a product of coverings and lines.
 
@@ -148,10 +207,9 @@ def sample_density(
             lifts of a point. The laws of ``parts`` are where chains start and in which units they move; they are not part of the
             density.
         parts: shape and law of each tensor.
-        folder: it is up to you to give another density another folder.
         dtype: of the state.
-
-    Other arguments, and what is raised, are those of :func:`sample_posterior`.
+        plan: by name, as for :func:`sample_posterior`, whose errors are raised too. It is up to you to give another density
+            another ``folder``.
 
     Example: a law on the Klein bottle.
         >>> import topoprior as tp
@@ -161,92 +219,16 @@ def sample_density(
         >>> samples.parameters["z"].shape
         torch.Size([4, 20, 2])
     """
+    schedule = Plan.of(plan)
     potential = Potential(log_density, StateSpace(parts))
-    chains = _run(
-        potential,
-        lambda: draw(parts, torch.empty(0, dtype=dtype)),
-        method=method,
-        num_chains=num_chains,
-        num_samples=num_samples,
-        warmup=warmup,
-        thinning=thinning,
-        seed=seed,
-        num_workers=num_workers,
-        folder=folder,
-        progress=progress,
-        options=options,
-        settings={"parameters": {name: list(part.shape) for name, part in parts.items()}},
-    )
+    decides = {"parameters": {name: list(part.shape) for name, part in parts.items()}}
+    chains = schedule.run(potential, lambda: draw(parts, torch.empty(0, dtype=dtype)), decides)
     return Samples.of(chains, potential.space)
 
 
 def draw(parts: Mapping[str, Part], like: Tensor) -> dict[str, Tensor]:
     """A draw from the laws."""
     return {name: part.law.sample(part.shape, like) for name, part in parts.items()}
-
-
-def _run(
-    potential: Potential,
-    start: Callable[[], Mapping[str, Tensor]],
-    *,
-    method: str,
-    num_chains: int,
-    num_samples: int,
-    warmup: int,
-    thinning: int,
-    seed: int,
-    num_workers: int,
-    folder: Path | str | None,
-    progress: bool,
-    options: dict[str, float],
-    settings: dict[str, Any],
-) -> list[Chain]:
-    _check_choice("method", method, tuple(_METHODS))
-    sampler: Sampler = _METHODS[method](**options)
-    num_chains, num_samples = check_int("num_chains", num_chains), check_int("num_samples", num_samples)
-    warmup, thinning = check_int("warmup", warmup, 0), check_int("thinning", thinning)
-    num_workers, seed = check_int("num_workers", num_workers), check_int("seed", seed, 0)
-    if folder is not None:
-        folder = Path(folder)
-        check_writable(folder, "folder")
-    settings = {
-        **settings,
-        "method": method,
-        "options": options,
-        "warmup": warmup,
-        "thinning": thinning,
-        "seed": seed,
-    }
-    jobs: list[dict[str, Any]] = []
-    children = np.random.SeedSequence(seed).spawn(num_chains)
-    for c, child in enumerate(children):
-        number = int(child.generate_state(1, np.uint64)[0])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(number)
-            q = potential.space.flatten(start())
-        jobs.append(
-            {
-                "start": q,
-                "seed": number // 2,
-                "path": None if folder is None else folder / f"chain-{c}.safetensors",
-                "position": c,
-            }
-        )
-    shared: dict[str, Any] = {
-        "num_samples": num_samples,
-        "warmup": warmup,
-        "thinning": thinning,
-        "settings": settings,
-        "progress": progress,
-    }
-    if num_workers == 1:
-        chains = [run_chain(potential, sampler, **job, **shared) for job in jobs]
-    else:
-        from joblib import Parallel, delayed  # an extra
-
-        workers = Parallel(n_jobs=min(num_workers, num_chains))
-        chains = workers(delayed(run_chain)(potential, sampler, **job, **shared) for job in jobs)
-    return _survivors(chains)
 
 
 def _survivors(chains: list[Chain]) -> list[Chain]:
