@@ -17,7 +17,9 @@ from scipy import stats
 from torch import Tensor
 
 import topoprior as tp
-from topoprior.inference import sample_density
+from topoprior.inference import HMC, Potential, StateSpace, sample_density
+from topoprior.inference.hmc import Move, Point
+from topoprior.inference.tuning import Tuning
 from topoprior.priors import Part, StandardNormal, Uniform
 
 COPIES = 64
@@ -146,6 +148,48 @@ def test_without_data_the_prior(method: str) -> None:
         cells = torch.bincount((u * 4).long().clamp(max=3) * 4 + (v * 4).long().clamp(max=3), minlength=16)
         assert stats.chisquare(cells.numpy()).pvalue > 1e-6
         assert stats.kstest(samples.parameters["alpha"][0, s].numpy(), "norm").pvalue > 1e-6
+
+
+@pytest.mark.parametrize("accept", [True, False])
+def test_detailed_balance(accept: bool) -> None:
+    """From the target itself, one trajectory with a step so long that a third is refused: (q, q') and (q', q) have one law.
+
+    Student's t on f(q) g(q') - g(q) f(q') for features f, g; false alarm 1e-6 each. Without the accept step it fails.
+    """
+    torus, count = tp.Torus(1), 400
+    space = StateSpace({"z": Part(torch.Size([1, 1]), Uniform(torus))})
+
+    def log_density(p: dict[str, Tensor]) -> Tensor:
+        angle = 2 * math.pi * p["z"].sum()
+        return 2 * angle.cos() + 0.7 * (2 * angle).sin()
+
+    potential = Potential(log_density, space)
+    grid = ((torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000)[:, None]
+    angle = 2 * math.pi * grid[:, 0]
+    law = (2 * angle.cos() + 0.7 * (2 * angle).sin()).softmax(0)
+    starts = grid[torch.multinomial(law, count, replacement=True)]
+    sampler, tuning = HMC(), Tuning(space, 0, 0.5, starts[0])
+    generator, moves = torch.Generator().manual_seed(0), []
+    for q in starts:
+        point = Point(q, *potential(q))
+        if accept:
+            moves.append(sampler.step(potential, tuning, point, torch.zeros_like(q), generator))
+        else:
+            v = torch.randn(1, generator=generator, dtype=torch.float64) / tuning.mass.sqrt()
+            end, _ = sampler.integrate(potential, tuning.mass, point, v, tuning.step_size, 3)
+            moves.append(Move(end, v, 0.0, 1.0, False, 1.0))
+    ends = torch.stack([move.point.q for move in moves])
+    before, after = (
+        torch.stack([(2 * math.pi * k * x[:, 0] + s).cos() for k in (1, 2) for s in (0.0, 1.5)], -1)
+        for x in (starts, ends)
+    )
+    products = before[:, :, None] * after[:, None, :]
+    i, j = torch.triu_indices(4, 4, 1)
+    drift = torch.cat([(products - products.mT)[:, i, j], after - before], 1)
+    least = stats.ttest_1samp(drift.numpy(), 0.0, axis=0).pvalue.min()
+    assert (least > FALSE_ALARM) == accept
+    if accept:
+        assert 0.5 < sum(move.acceptance for move in moves) / count < 0.8
 
 
 def test_a_funnel_at_amplitude_0() -> None:

@@ -43,6 +43,21 @@ def test_bad_input(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
         quick(tp.BayesLinear(3, 2), data)
     with pytest.raises(ValueError, match="method: expected one of 'hmc', 'baoab', found 'nuts'"):
         quick(net, data, method="nuts")
+    for options, said in [
+        ({"num_samples": 0}, "num_samples: expected at least 1"),
+        ({"warmup": -1}, "warmup: expected at least 0"),
+        ({"thinning": 0}, "thinning: expected at least 1"),
+        ({"num_workers": 0}, "num_workers: expected at least 1"),
+        ({"trajectory": -1.0}, "trajectory"),
+        ({"target": 1.5}, "target"),
+        ({"max_steps": 0}, "max_steps: expected at least 1"),
+        ({"method": "baoab", "friction": 0.0}, "friction"),
+        ({"method": "baoab", "energy_error": math.nan}, "energy_error"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            quick(net, data, **options)
+    with pytest.raises(TypeError, match="step_length"):  # neither the plan's nor the sampler's
+        quick(net, data, step_length=1.0)
     with pytest.raises(ValueError, match="start: expected"):
         quick(net, data, start="map")
     with pytest.raises(TypeError, match="model"):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from topoprior.inference.potential import Potential
 from topoprior.inference.tuning import Tuning
+from topoprior.utils.checks import check_fraction, check_int, check_positive
 
 _DIVERGED = 1000.0  # nats of energy error: the trajectory has left the level set
 
@@ -53,13 +54,18 @@ class HMC:
         target: mean acceptance that the step is tuned to.
         max_steps: of one trajectory.
 
+    Raises:
+        ValueError: numbers out of range.
+
     Source: Duane et al. 1987; on manifolds: Byrne and Girolami 2013 (geodesic Monte Carlo).
     """
 
     start_step = 0.05
 
     def __init__(self, trajectory: float = math.pi / 2, target: float = 0.8, max_steps: int = 100) -> None:
-        self.trajectory, self.target, self.max_steps = trajectory, target, max_steps
+        self.trajectory = check_positive("trajectory", trajectory)
+        self.target = check_fraction("target", target)
+        self.max_steps = check_int("max_steps", max_steps)
 
     def integrate(
         self, potential: Potential, mass: Tensor, point: Point, v: Tensor, step: float, count: int

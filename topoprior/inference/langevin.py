@@ -10,6 +10,7 @@ from torch import Tensor
 from topoprior.inference.hmc import Move, Point, kinetic, noise
 from topoprior.inference.potential import Potential
 from topoprior.inference.tuning import Tuning
+from topoprior.utils.checks import check_positive
 
 
 class BAOAB:
@@ -25,13 +26,17 @@ class BAOAB:
         friction: gamma, in units in which M = 1.
         energy_error: 5e-4 is a step of about .35 on a standard normal with friction 1.
 
+    Raises:
+        ValueError: numbers that are not positive.
+
     Source: Leimkuhler and Matthews 2013 (BAOAB); the step's criterion: Robnik et al. 2023 (microcanonical HMC).
     """
 
     start_step = 0.01
 
     def __init__(self, friction: float = 1.0, energy_error: float = 5e-4) -> None:
-        self.friction, self.energy_error = friction, energy_error
+        self.friction = check_positive("friction", friction)
+        self.energy_error = check_positive("energy_error", energy_error)
 
     def step(
         self, potential: Potential, tuning: Tuning, point: Point, v: Tensor, generator: torch.Generator
