@@ -18,10 +18,12 @@ class NaturalGradient(torch.optim.Optimizer):
     With L the negative ELBO in nats and t = log s,
 
     .. math:: m \leftarrow m - \eta\, s^2\, \partial L / \partial m, \qquad
-              s^{-2} \leftarrow s^{-2} (1 + x + x^2 / 2), \quad x = \rho\, \partial L / \partial t
+              s^{-2} \leftarrow s^{-2} e^x, \quad x = \rho\, \frac{\partial L / \partial t}{\max(1, r)}
 
     The second is a Newton-like running average of the precision, for dL/dt = s^2 (expected curvature) - 1; it stays
-    positive whatever the noise. For a normal prior the curvature contains the prior's precision; for uniform latents
+    positive whatever the noise, and is unbiased in log s. r is the root of the running mean square of dL/dt over the steps *before*:
+    far from the optimum one draw's dL/dt is noise of the size of the distance, in stds, and without r that
+    noise drives s down. For a normal prior the curvature contains the prior's precision; for uniform latents
     it is what kappa asks for: s^2 = 1 / (N h) while narrow, uniform where the data say little. Nothing
     changes when a coordinate is measured in other units, so latents and weights share one learning rate.
 
@@ -33,14 +35,14 @@ class NaturalGradient(torch.optim.Optimizer):
             optimizer of your own.
         num_data: N, since :func:`~topoprior.elbo_loss` is an average over examples.
         lr: eta; lower it in the end, as for any stochastic optimizer.
-        scale_lr: rho; by default a fifth of ``lr``, also where a scheduler changes it.
-        momentum: of the gradient in m.
+        scale_lr: rho; by default ``lr``, also where a scheduler changes it.
+        momentum: of the gradient in m, and of r.
 
     Raises:
         TypeError: ``net`` is no module.
         ValueError: no posterior with ``loc`` and ``log_scale``, numbers out of range.
 
-    Source: Khan and Rue 2023 (the Bayesian learning rule); the positive update: Lin et al. 2020; with the running
+    Source: Khan and Rue 2023 (the Bayesian learning rule); a positive update: Lin et al. 2020; with the running
     curvature of a sampled gradient: Shen et al. 2024 (IVON), of whose code nothing is used.
 
     Example:
@@ -61,7 +63,7 @@ class NaturalGradient(torch.optim.Optimizer):
         momentum: float = 0.9,
     ) -> None:
         lr = check_positive("lr", lr)
-        ratio = 0.2 if scale_lr is None else check_positive("scale_lr", scale_lr) / lr
+        ratio = 1.0 if scale_lr is None else check_positive("scale_lr", scale_lr) / lr
         groups = [{"params": list(pair)} for pair in _pairs(net)]
         if not groups:
             raise ValueError("net: found no posterior with parameters loc and log_scale to learn")
@@ -89,15 +91,20 @@ class NaturalGradient(torch.optim.Optimizer):
     def _update(self, loc: Tensor, log_scale: Tensor, group: dict[str, Any]) -> None:
         state, n, momentum = self.state[loc], group["num_data"], group["momentum"]
         if not state:
-            state["step"], state["average"] = 0, torch.zeros_like(loc)
+            state.update(step=0, average=torch.zeros_like(loc), square=torch.zeros_like(loc))
+        in_scale = n * log_scale.grad
+        # Of the steps before, so that it does not depend on this one: that would be a bias.
+        seen = 1 - momentum ** state["step"]
+        noise = (state["square"] / seen if seen else in_scale.square()).sqrt()
+        state["square"].lerp_(in_scale.square(), 1 - momentum)
         state["step"] += 1
         average = state["average"].lerp_(loc.grad, 1 - momentum)
         gradient = average * (n / (1 - momentum ** state["step"]))
         scale = log_scale.exp()
         # In units of s: at most 1.
         loc.sub_(scale * (group["lr"] * scale * gradient).clamp(-1, 1))
-        x = (group["lr"] * group["scale_ratio"] * n * log_scale.grad).clamp(-1, 1)
-        log_scale.sub_(0.5 * (x + 0.5 * x.square()).log1p())
+        x = group["lr"] * group["scale_ratio"] * in_scale / noise.clamp(min=1)
+        log_scale.sub_(0.5 * x.clamp(-1, 1))
 
 
 def _pairs(net: nn.Module) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
