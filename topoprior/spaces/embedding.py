@@ -17,6 +17,7 @@ _MOST_FEATURES = 64
 _LEAST_SLOPE = 0.4  # in the flattest direction, beside the slope of a wave of the longest period
 _MOST_MONOMIALS = 6000
 _STARTS = 8
+_MOST_CURVED = 0.95  # of the way to a centre of curvature
 _CHUNK = 4096  # queries searched at a time, to bound memory
 
 
@@ -95,8 +96,9 @@ def nearest_point(space: Covering, y: Tensor, grid: Tensor, reach: float, steps:
     """argmin_x |embed(x) - y|: Gauss-Newton steps from the best points of ``grid``, then from the best
     of them; the first steps are no longer than ``reach``.
 
-    Only the last step is differentiated: at the solution its derivative, the pseudo-inverse of the
-    Jacobian, is that of the exact map for every y on the embedded space.
+    Only the last step is differentiated, a Newton step: at the solution its derivative is that of the nearest
+    point by the implicit function theorem, H^-1 J^T with H the Hessian of |embed(x) - y|^2 / 2, also off the
+    embedded space. Where H is not positive (beyond a centre of curvature) it is that of Gauss and Newton.
     """
     grid = grid.to(y)
     features = space.embed(grid)
@@ -105,7 +107,19 @@ def nearest_point(space: Covering, y: Tensor, grid: Tensor, reach: float, steps:
         x = torch.cat([_search(space, grid, features, part, reach) for part in flat.split(_CHUNK)])
         for _ in range(steps):
             x = space._move(x, _gauss_newton(space, x, flat))
-    return space._move(x, _gauss_newton(space, x, flat)).reshape(*y.shape[:-1], space.cover_dim)
+    step = _gauss_newton(space, x, flat, curvature=_curvature(space, x, flat.detach()))
+    return space._move(x, step).reshape(*y.shape[:-1], space.cover_dim)
+
+
+def _curvature(space: Covering, x: Tensor, y: Tensor) -> Tensor:
+    """What the Hessian of |embed(x) - y|^2 / 2 has besides J^T J, (N, cover_dim, cover_dim)."""
+
+    def along(v: Tensor, at: Tensor, residual: Tensor) -> Tensor:
+        return residual @ space.embed(space._move(at, v))
+
+    with torch.no_grad():
+        second = torch.func.vmap(torch.func.jacrev(torch.func.grad(along)))
+        return second(torch.zeros_like(x), x, space.embed(x) - y)
 
 
 def _search(space: Covering, grid: Tensor, features: Tensor, y: Tensor, reach: float) -> Tensor:
@@ -120,8 +134,8 @@ def _search(space: Covering, grid: Tensor, features: Tensor, y: Tensor, reach: f
     return x[torch.arange(len(x), device=x.device), best]
 
 
-def _gauss_newton(space: Covering, x: Tensor, y: Tensor) -> Tensor:
-    """The tangent vector at x that leads nearest to y, in the linear approximation."""
+def _gauss_newton(space: Covering, x: Tensor, y: Tensor, curvature: Tensor | None = None) -> Tensor:
+    """The tangent vector at x that leads nearest to y, in the linear approximation; or in the quadratic one."""
     jacobian = _jacobian(space, space.embed, x)
     residual = (y - space.embed(x)).unsqueeze(-1)
     normal = jacobian.transpose(-1, -2) @ jacobian
@@ -130,4 +144,11 @@ def _gauss_newton(space: Covering, x: Tensor, y: Tensor) -> Tensor:
     normal = normal + 1e-9 * size * eye  # y far off the image
     if space.cover_dim > space.dim:  # across the sphere there is no derivative: any number keeps it regular
         normal = normal + size * x.unsqueeze(-1) * x.unsqueeze(-2)
+    if curvature is not None:
+        factor = torch.linalg.cholesky_ex(normal)[0]
+        inner = torch.linalg.solve_triangular(factor, curvature, upper=False)
+        inner = torch.linalg.solve_triangular(factor, inner.mT, upper=False)
+        broken = ~inner.isfinite().all(-1).all(-1)[..., None, None]  # a row of NaN must not stop the others
+        lowest = torch.linalg.eigvalsh(torch.where(broken, 0.0, inner))[..., :1, None]
+        normal = normal + torch.where(lowest > -_MOST_CURVED, curvature, 0.0)
     return torch.linalg.solve(normal, jacobian.transpose(-1, -2) @ residual).squeeze(-1)
