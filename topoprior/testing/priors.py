@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from topoprior.priors.base import WeightPosterior, WeightPrior
-from topoprior.priors.mean_field.base import MeanFieldPosterior, MeanFieldPrior
+from topoprior.priors.mean_field.base import MeanFieldPrior
+from topoprior.priors.mean_field.posterior import MeanFieldPosterior
 from topoprior.testing.expect import Expect
 
 _LIMIT = 5.5  # standard errors: 4e-8 a number

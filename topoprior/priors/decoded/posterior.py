@@ -28,7 +28,8 @@ from topoprior.priors.base import (
 from topoprior.priors.decoded.decoder import KernelDecoder, Scales
 from topoprior.priors.decoded.draw import Decode
 from topoprior.priors.empirical_bayes import BoundedScale
-from topoprior.priors.mean_field.base import Gaussian, MeanFieldPosterior
+from topoprior.priors.mean_field.base import Gaussian
+from topoprior.priors.mean_field.posterior import MeanFieldPosterior
 
 _SMALL = 2**18  # numbers: below, copying them costs less than the operations it saves
 

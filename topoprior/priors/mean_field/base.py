@@ -1,29 +1,18 @@
-"""Independent weights with mean-field normal posteriors: one small abstraction, and the Gaussian."""
+"""Independent weights: one small abstraction, and the Gaussian."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from topoprior.priors.base import (
-    HE_GAIN,
-    Shape,
-    WeightPosterior,
-    WeightPrior,
-    at_least_float32,
-    draw_noise,
-    narrow_,
-    normal_kl,
-)
-from topoprior.priors.buffers import digits
+from topoprior.priors.base import HE_GAIN, Shape, WeightPrior, at_least_float32, normal_kl
 from topoprior.priors.coordinates import Coordinates, Law, ScaledCoordinates, StandardNormal
-from topoprior.priors.empirical_bayes import BoundedScale
 from topoprior.priors.mean_field.expectation import expectation, legendre_rule
+from topoprior.priors.mean_field.posterior import MeanFieldPosterior
 from topoprior.priors.registry import register_prior
 from topoprior.utils.checks import check_int, check_positive
 
@@ -65,6 +54,7 @@ class MeanFieldPrior(WeightPrior):
 
     unit_energy: float = 1.0
     kl_kind: str = "approximation"
+    is_normal: bool = False  # a KL that depends on loc and std in units of the scale alone, as of N(0, s^2)
     symmetric: bool = True  # log_prob(-w) = log_prob(w); False doubles the cost of the quadrature
     num_scales: int = 1  # how many scales empirical Bayes may learn
 
@@ -196,101 +186,6 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-# Posteriors below this number of weights are worth joining.
-_SMALL = 4096
-
-
-class MeanFieldPosterior(WeightPosterior):
-    """Mean-field normal with parameters ``loc`` and ``log_scale``, two numbers a weight.
-
-    Its KL is computed in float32 at least: half precision has too few digits for a sum of squares.
-    """
-
-    which: Tensor  # says which prior: a state of another is refused
-    prior_buffers = newer_buffers = ("which",)
-
-    def __init__(
-        self,
-        prior: MeanFieldPrior,
-        shape: Shape,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.prior, self.shape, self.kl_kind = prior, torch.Size(shape), prior.kl_kind
-        self.prior_scale = prior.scale_of(shape)
-        self.loc = nn.Parameter(torch.empty(self.shape, device=device, dtype=dtype))
-        self.log_scale = nn.Parameter(torch.empty(self.shape, device=device, dtype=dtype))
-        self.scale_factors = BoundedScale(
-            prior.num_scales, prior.empirical_bayes, device=device, dtype=dtype
-        )
-        self.register_buffer("which", torch.empty(8, device=device, dtype=dtype))
-        self.reset_parameters()
-
-    def fill_buffers(self) -> None:
-        self.scale_factors.fill_buffers()
-        self.which.copy_(self.which.new_tensor(digits(self.prior.identity(self.shape))))
-
-    def reset_parameters(self) -> None:
-        self.fill_buffers()
-        if self.loc.is_meta:
-            return  # no numbers to draw
-        std = self.prior.std(self.shape)
-        start = self.prior.init_scale * (std if math.isfinite(std) else self.prior_scale)
-        with torch.no_grad():
-            self.loc.copy_(self.prior.sample(self.shape))
-            self.log_scale.fill_(math.log(start))
-        self.scale_factors.reset_parameters()
-
-    def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
-        noise = draw_noise(sample_shape, self.shape, self.loc, antithetic)
-        return torch.addcmul(self.loc, self.log_scale.exp(), noise)
-
-    def mean(self) -> Tensor:
-        return self.loc
-
-    def scale(self) -> Tensor:
-        """The prior's scale, a scalar (or (num_scales,)): what empirical Bayes learns."""
-        scales = self.prior_scale * at_least_float32(self.scale_factors())
-        return scales.squeeze(0) if self.prior.num_scales == 1 else scales
-
-    def kl(self) -> Tensor:
-        return self.prior.kl(at_least_float32(self.loc), at_least_float32(self.log_scale), self.scale())
-
-    @classmethod
-    def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
-        """Small Gaussian ones, such as biases, as one tensor: KL(N(m, s^2) || N(0, p^2)) depends on m / p
-        and s / p alone."""
-        small, kls = [], []
-        for q in posteriors:
-            assert isinstance(q, MeanFieldPosterior)
-            if isinstance(q.prior, Gaussian) and q.scale_factors.rho is None and q.loc.numel() < _SMALL:
-                small.append(q)
-            else:
-                kls.append(q.kl())
-        if small:
-            loc = torch.cat([(at_least_float32(q.loc) / q.prior_scale).flatten() for q in small])
-            log_scale = torch.cat(
-                [(at_least_float32(q.log_scale) - math.log(q.prior_scale)).flatten() for q in small]
-            )
-            kls.append(normal_kl(loc, log_scale, 1.0))
-        return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
-
-    def project_(self, weight: Tensor) -> Tensor:
-        if weight.shape != self.shape:
-            raise ValueError(f"weight: expected shape {tuple(self.shape)}, found {tuple(weight.shape)}")
-        with torch.no_grad():
-            self.loc.copy_(weight)
-        return weight.new_zeros(())
-
-    def narrow_(self, std: float) -> None:
-        narrow_(self.log_scale, std)
-
-    def extra_repr(self) -> str:
-        return f"{tuple(self.shape)}, prior={self.prior!r}, prior_scale={self.prior_scale:.3g}"
-
-
 @dataclass(frozen=True)
 class PriorLaw(Law):
     """The law of a prior's weights in other units: energy = -log p(u), elementwise, with the prior's ``scale`` in
@@ -326,6 +221,7 @@ class Gaussian(MeanFieldPrior):
     """
 
     kl_kind = "exact"
+    is_normal = True
 
     def sample_unit(self, shape: Shape) -> Tensor:
         return torch.randn(*shape)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from topoprior.priors.base import Shape, at_least_float32
 from topoprior.priors.coordinates import Coordinates, ScaledCoordinates, StandardNormal
-from topoprior.priors.mean_field.base import MeanFieldPosterior, MeanFieldPrior
+from topoprior.priors.mean_field.base import MeanFieldPrior
+from topoprior.priors.mean_field.posterior import MeanFieldPosterior
 from topoprior.priors.registry import priors_serving, register_prior
 from topoprior.utils.checks import check_positive
 
