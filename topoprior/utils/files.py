@@ -7,16 +7,14 @@ no bit can change unseen. A folder has a readable copy of the configuration besi
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import math
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -24,21 +22,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-_T = TypeVar("_T")
+from topoprior.utils.plain import on_cpu as on_cpu
+from topoprior.utils.strict_json import MOST_CONFIG, CheckpointError, parse_json, reason
+
 CONFIG, MODEL = "config.json", "model.safetensors"
-MOST_CONFIG = 100_000  # bytes of JSON
 MOST_MODEL = 1 << 28  # bytes of a prior's numbers: shipped ones take a few kB
-_DEEPEST = 50  # brackets within brackets
-_INT_LIMIT = 1 << 64  # torch's seeds are below
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
     "BOOL": torch.bool,
 }  # fmt: skip
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of another kind; the message says which file and why."""
 
 
 # --- any file --------------------------------------------------------------------------------------
@@ -56,7 +49,7 @@ def check_regular(path: Path | str, most: int | None = None) -> None:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # the latter: a NUL in the name
-        raise CheckpointError(f"{path}: cannot be read ({_reason(error)})") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason(error)})") from None
     _check_status(path, status, most)
 
 
@@ -81,7 +74,7 @@ def read_file(path: Path | str, most: int) -> bytes:
             _check_status(path, os.fstat(handle), most)
             return file.read(most)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({_reason(error)})") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason(error)})") from None
 
 
 def check_writable(folder: Path, name: str) -> None:
@@ -93,14 +86,14 @@ def check_writable(folder: Path, name: str) -> None:
     try:
         existing = next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
     except (OSError, ValueError) as error:  # a name too long, or with a NUL
-        raise ValueError(f"{name}: {folder} cannot be written to ({_reason(error)})") from None
+        raise ValueError(f"{name}: {folder} cannot be written to ({reason(error)})") from None
     try:
         with tempfile.TemporaryFile(
             dir=existing
         ):  # permissions say little: of root, of a file system of the kernel
             return
     except OSError as error:
-        why = f"{name}: cannot write to {existing} ({_reason(error)}); choose another folder"
+        why = f"{name}: cannot write to {existing} ({reason(error)}); choose another folder"
     raise ValueError(why)
 
 
@@ -115,72 +108,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:300]  # a stranger's names may be in it
-
-
-def parse_json(data: bytes | str, where: Path | str, most: int = MOST_CONFIG) -> dict[str, Any]:
-    """A JSON object of a stranger: finite numbers, no key twice, not nested beyond reason.
-
-    Raises:
-        CheckpointError: anything else; the message begins with ``where``.
-
-    Example:
-        >>> parse_json('{"gain": Infinity}', "config.json")
-        Traceback (most recent call last):
-        topoprior.utils.files.CheckpointError: config.json: not valid JSON (Infinity is no finite number)
-    """
-    if len(data) > most:
-        raise CheckpointError(f"{where}: expected at most {most:,} bytes, found {len(data):,}")
-    try:
-        text = data if isinstance(data, str) else data.decode()
-        _check_depth(text)
-        found = json.loads(
-            text,
-            parse_float=_finite,
-            parse_int=_int,
-            parse_constant=_not_finite,
-            object_pairs_hook=_without_repeats,
-        )
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}: not valid JSON ({_reason(error)})") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{where}: expected an object, found {type(found).__name__}")
-    return found
-
-
-def _check_depth(text: str) -> None:
-    deepest = depth = 0
-    for character in text:
-        depth += (character in "[{") - (character in "]}")
-        deepest = max(deepest, depth)
-    if deepest > _DEEPEST:
-        raise ValueError(f"nested deeper than {_DEEPEST}")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _not_finite(text)
-
-
-def _int(text: str) -> int:
-    if len(text) > 21 or abs(int(text)) >= _INT_LIMIT:
-        raise ValueError(f"an integer of {len(text)} digits")
-    return int(text)
-
-
-def _not_finite(text: str) -> NoReturn:
-    raise ValueError(f"{text[:20]} is no finite number")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
-    return found
 
 
 # --- one file: numbers, what they are, and a digest of both -----------------------------------------
@@ -215,7 +142,7 @@ def unpack(
         parts = safetensors.deserialize(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}: damaged or not safetensors ({_reason(error)})") from None
+        raise CheckpointError(f"{where}: damaged or not safetensors ({reason(error)})") from None
     tensors = {name: _tensor(name, part, where) for name, part in parts}
     metadata = header.get("__metadata__") or {}
     if "config" not in metadata and "sha256" not in metadata:
@@ -316,18 +243,6 @@ def _read(folder: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 # --- what from_pretrained shares ---------------------------------------------------------------------
-
-
-def on_cpu(function: Callable[..., _T]) -> Callable[..., _T]:
-    """Make what ``function`` makes on the CPU, also inside ``with torch.device("meta")``: a prior's few numbers are
-    read while layers are made."""
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> _T:
-        with torch.device("cpu"):
-            return function(*args, **kwargs)
-
-    return wrapped
 
 
 def check_options(options: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -58,6 +58,27 @@ def plain(function: Callable[_P, _T]) -> Callable[_P, _T]:
     return wrapper
 
 
+def on_cpu(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """``function``, to which no default device matters: what it makes, such as indices, is on the CPU, and what it
+    computes is where its arguments are.
+
+    Example:
+        >>> @on_cpu
+        ... def some(x):
+        ...     return x[torch.arange(2)]
+        >>> with torch.device("meta"):
+        ...     some(torch.tensor([1, 2, 3], device="cpu"))
+        tensor([1, 2])
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
 def own(name: str, value: Any) -> Tensor:
     """A copy of numbers that a user gives, float64 on the CPU, for a :func:`plain` constructor to keep.
 
