@@ -166,8 +166,13 @@ def test_unknown_name():
 
 
 def test_train_prior_writes_a_prior_that_layers_load(tmp_path, capsys):
-    arguments = ["--num", "1200", "--epochs", "25", "--no-progress", "--seed", "1"]
-    assert main(["train-prior", "--output", str(tmp_path / "out"), *arguments]) == 0
+    """A circle of edges of all orientations: a search on a circle is quick."""
+    numpy = pytest.importorskip("numpy")
+    edges = klein_kernels(torch.stack([2 * torch.rand(300), torch.full((300,), 0.25)], 1))
+    numpy.save(tmp_path / "kernels.npy", edges.numpy())
+    source = ["kernels", str(tmp_path / "kernels.npy"), "--covering", "circle"]
+    arguments = ["--epochs", "60", "--no-progress", "--seed", "1", "--output", str(tmp_path / "out")]
+    assert main(["train-prior", *source, *arguments]) == 0
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert record["test_relative_error"] < 0.2
     assert record["arguments"]["seed"] == 1
@@ -178,7 +183,7 @@ def test_train_prior_writes_a_prior_that_layers_load(tmp_path, capsys):
 
 def test_train_prior_takes_kernels_of_ones_own(tmp_path):
     numpy = pytest.importorskip("numpy")
-    kernels = klein_kernels(uniform(600), 5).unsqueeze(1).numpy()
+    kernels = klein_kernels(uniform(100), 5).unsqueeze(1).numpy()
     numpy.save(tmp_path / "kernels.npy", kernels)
     arguments = [
         "kernels",
