@@ -12,6 +12,7 @@ search does not see: their neighbours and triangles must be certified too.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import time
@@ -146,15 +147,24 @@ def report(folder: Path) -> str:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
+    """All runs; a line that a kill cut short is none."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def _append(path: Path, run: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(run) + "\n")
+        file.write(("\n" if _cut_short(path) else "") + json.dumps(run) + "\n")
+
+
+def _cut_short(path: Path) -> bool:
+    return path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
 
 
 if __name__ == "__main__":

@@ -37,10 +37,17 @@ def network(
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """MNIST's own format: four bytes of type and dimensions, sizes, bytes."""
+    """MNIST's own format: four bytes of type and dimensions, sizes, bytes.
+
+    Raises:
+        ValueError: damaged, or of another format; the message names the file.
+    """
     data = path.read_bytes()
-    sizes = np.frombuffer(data, ">u4", data[3], 4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
+    try:
+        sizes = np.frombuffer(data, ">u4", data[3], 4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
+    except (ValueError, IndexError):
+        raise ValueError(f"--data: {path} is damaged, or not of MNIST's format") from None
 
 
 def read_folder(folder: Path) -> list[np.ndarray]:

@@ -79,3 +79,14 @@ def test_bad_arguments(tmp_path, capsys):
         with pytest.raises(SystemExit):
             engines.main([*SMALL, "--output", str(tmp_path / "none"), *arguments])
         assert said in capsys.readouterr().err
+
+
+def test_damaged_files_of_mnist_are_named(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte"
+    whole = bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, *range(6)])
+    path.write_bytes(whole)
+    assert setting.read_idx(path).tolist() == [[0, 1, 2], [3, 4, 5]]
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=path.name):
+            setting.read_idx(path)

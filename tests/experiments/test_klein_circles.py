@@ -11,6 +11,7 @@ import torch
 import topoprior as tp
 from experiments.common.store import Run
 from experiments.klein_circles import benchmark as benchmark_vae
+from experiments.klein_circles import certificates
 from experiments.klein_circles import run as klein_circles
 from experiments.klein_circles.images import SETS, image_set, published_points, render_published
 from experiments.klein_circles.pictures import SIDE, chart, picture_data
@@ -274,3 +275,14 @@ def test_the_right_class_every_time(name, tmp_path):
     runs = pd.read_csv(tmp_path / "runs.csv")
     good = runs["loops kept"].eq(True) & runs["trustworthiness"].ge(0.98) & runs["continuity"].ge(0.97)
     assert good.sum() >= 9
+
+
+def test_a_line_that_a_kill_cut_short_is_no_run(tmp_path):
+    path = tmp_path / "set.jsonl"
+    for seed in range(3):
+        certificates._append(path, {"seed": seed})
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-3])
+        assert [run["seed"] for run in certificates._read(path)] == list(range(seed))
+        certificates._append(path, {"seed": seed})
+        assert [run["seed"] for run in certificates._read(path)] == list(range(seed + 1))
