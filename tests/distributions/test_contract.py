@@ -1,10 +1,11 @@
 """What torch.distributions promises, kept by wrapped normals: shapes, expand, checks, entropy."""
 
 import math
+from typing import cast
 
 import pytest
 import torch
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from tests.distributions.test_wrapped_normal import DTYPES, KINDS, close, wrapped
 from tests.spaces.cases import (
@@ -13,7 +14,7 @@ from tests.spaces.cases import (
     space_named,
     tilted,
 )
-from topoprior import Circle, KleinBottle, UniformOn, WrappedNormal
+from topoprior import Circle, FlatManifold, KleinBottle, UniformOn, WrappedNormal, cover_kl
 
 # --- the contract ------------------------------------------------------------------------------
 
@@ -151,3 +152,24 @@ def test_entropy_is_batched_and_differentiable() -> None:
             WrappedNormal(KleinBottle(), loc[0], scale.detach() + s * step[i]).entropy() for s in (1, -1)
         )
         assert slope[i].item() == pytest.approx(((up - down) / 2e-5).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["klein", "torus", "plane", "hexagonal", "moebius"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_batches(name: str, kind: str) -> None:
+    """Of laws, and of points; checked as full ones are."""
+    space = cast(FlatManifold, space_named(name))
+    n = space.dim
+    scales = {"scale": torch.ones(n)} if kind == "diagonal" else {"scale_tril": torch.eye(n)}
+    many, one = (
+        WrappedNormal(space, loc, **scales, validate_args=True)
+        for loc in (torch.zeros(0, n), torch.zeros(n))
+    )
+    assert many.rsample().shape == (0, n)
+    assert many.rsample((3,)).shape == (3, 0, n)
+    assert one.log_prob(torch.zeros(0, n)).shape == (0,)
+    assert many.log_prob(torch.zeros(n)).shape == (0,)
+    if math.isfinite(space.volume):
+        assert cover_kl(many, UniformOn(space)).shape == (0,)
+        assert kl_divergence(many, UniformOn(space)).shape == (0,)
+        assert UniformOn(space, validate_args=True).log_prob(torch.zeros(0, n)).shape == (0,)

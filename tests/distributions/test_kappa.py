@@ -114,3 +114,12 @@ def test_kappa_is_nonnegative_and_decreasing(a: float, b: float) -> None:
         assert high >= 0
         if abs(a - b) > 1e-2 * max(a, b) and max(a, b) < 1:
             assert low > high
+
+
+def test_kappa_of_numbers_and_integers() -> None:
+    """Integers were rounded to integers with their result: 0."""
+    assert kappa(torch.tensor([1, 2])).tolist() == kappa(torch.tensor([1.0, 2.0])).tolist()
+    assert kappa(0.3).item() == kappa(torch.tensor(0.3)).item()
+    for bad in ([0.3], "0.3", None, torch.tensor([1j])):
+        with pytest.raises(TypeError, match="scale: expected"):
+            kappa(bad)

@@ -4,11 +4,13 @@ import math
 import sys
 import types
 
+import numpy
 import pytest
 import safetensors.torch
 import torch
 
 import topoprior as tp
+from topoprior.kernels.describe import describe_kernels
 from topoprior.kernels.klein import (
     kernel_coordinates,
     klein_energy,
@@ -205,3 +207,35 @@ def test_harvest_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(ImportError, match="pip install torchvision"):
         harvest_kernels("resnet18")
+
+
+def test_integers_count_as_real_numbers():
+    """Distances and points of integer kernels were rounded to integers."""
+    kernels = torch.randint(-5, 6, (6, 3, 3))
+    for found, expected in zip(nearest_klein(kernels), nearest_klein(kernels.float()), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(klein_energy(kernels), klein_energy(kernels.float()))
+    many = torch.randint(-5, 6, (150, 3, 3))
+    assert describe_kernels(many) == describe_kernels(many.float())
+
+
+@pytest.mark.parametrize("call", [nearest_klein, klein_energy, kernel_coordinates, describe_kernels])
+@pytest.mark.parametrize(
+    "bad", [[[1.0]], numpy.ones((150, 3, 3)), torch.ones(150, 3, 3, dtype=torch.complex64)]
+)
+def test_what_is_no_real_tensor_is_named(call, bad):
+    with pytest.raises(TypeError, match="kernels: expected a torch.Tensor of real numbers, found"):
+        call(bad)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_no_number_is_refused(bad):
+    kernels = torch.randn(150, 3, 3)
+    kernels[7, 1, 1] = bad
+    for call in (nearest_klein, describe_kernels):
+        with pytest.raises(ValueError, match="kernels: expected finite values"):
+            call(kernels)
+    net = torch.nn.Sequential(torch.nn.Conv2d(10, 15, 3))
+    net[0].weight.data.copy_(kernels.view(15, 10, 3, 3))
+    with pytest.raises(ValueError, match="layer '0'.*expected finite values"):
+        tp.to_bayesian(net, init="pretrained")

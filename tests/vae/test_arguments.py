@@ -97,3 +97,18 @@ def test_the_likelihood_checks_values():
 def test_bad_options_of_a_training_are_named(options, error, message):
     with pytest.raises(error, match=message):
         fit(random_vae(), DATA, **options)
+
+
+def test_integers_count_as_real_numbers_and_lists_are_named():
+    vae = tp.CoveringVAE(tp.KleinBottle(), (2,), encoder_hidden=(4,), decoder_hidden=())
+    x, z = torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 1], [1, 2]])
+    assert torch.equal(vae.latents(x), vae.latents(x.float()))
+    assert torch.equal(vae.decode(z), vae.decode(z.float()))
+    assert torch.equal(vae.log_likelihood(x, z), vae.log_likelihood(x.float(), z.float()))
+    torch.manual_seed(0)
+    found = vae.elbo(x).value
+    torch.manual_seed(0)
+    assert torch.equal(found, vae.elbo(x.float()).value)
+    for call in (vae.latents, vae.decode, vae.elbo, vae.encode):
+        with pytest.raises(TypeError, match="expected a torch.Tensor of real numbers, found list"):
+            call([[0.0, 1.0]])

@@ -34,6 +34,40 @@ def tensors(**values: Any) -> list[Tensor]:
     return found
 
 
+class _Vector(constraints.Constraint):
+    """Vectors all of whose entries keep a constraint: unlike torch's own, also where the batch is empty."""
+
+    event_dim = 1
+
+    def __init__(self, entry: constraints.Constraint) -> None:
+        self.entry = entry
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return self.entry.check(value).all(-1)
+
+    def __repr__(self) -> str:
+        return f"Vector({self.entry!r})"
+
+
+real_vector, positive_vector = _Vector(constraints.real), _Vector(constraints.positive)
+
+
+class _LowerCholesky(constraints.Constraint):
+    """torch's own, also where the batch is empty."""
+
+    event_dim = 2
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value.tril() == value).all(-1).all(-1) & (value.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
+
+    def __repr__(self) -> str:
+        return "LowerCholesky()"
+
+
+lower_cholesky = _LowerCholesky()
+
+
 class _FiniteVector(constraints.Constraint):
     """Vectors of finite numbers: a normal about infinity, wrapped, is no law."""
 

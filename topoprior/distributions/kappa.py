@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from topoprior.distributions.arguments import tensors
 from topoprior.utils.autograd import then, with_slopes
 
 # Below these stds the wrapped normal's entropy is the normal's to rounding (the gap is about Q(1 / 2s)).
@@ -18,7 +19,7 @@ _DEGREE = {torch.float32: 16, torch.float64: 42}
 _UNIFORM = {torch.float32: 2.0, torch.float64: 4.5}
 
 
-def kappa(scale: Tensor) -> Tensor:
+def kappa(scale: Tensor | float) -> Tensor:
     r"""KL from the normal of std s wrapped on the circle of length 1 to the uniform law.
 
     .. math:: \kappa(s) = \sum_{n \ge 1} \log(1 - r^n)
@@ -29,12 +30,17 @@ def kappa(scale: Tensor) -> Tensor:
     Evaluated as r times a polynomial in r that interpolates the series.
 
     Args:
-        scale: positive stds in periods, any shape.
+        scale: positive stds in periods, any shape; a number stands for a tensor, integers for real numbers.
+
+    Raises:
+        TypeError: neither.
 
     Example:
         >>> kappa(torch.tensor([0.1, 0.2, 0.8], dtype=torch.float64))
         tensor([8.8365e-01, 2.2491e-01, 1.0642e-11], dtype=torch.float64)
     """
+    if not isinstance(scale, Tensor) or not scale.is_floating_point():
+        (scale,) = tensors(scale=scale)
     known = scale if scale.dtype in NARROW else scale.float()
     if known.requires_grad and torch.is_grad_enabled():
         value = _differentiable(known)

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints, kl_divergence, register_kl
+from torch.distributions import Distribution, kl_divergence, register_kl
 
+from topoprior.distributions.arguments import real_vector
 from topoprior.distributions.divergences import _check_same_space, register_cover_kl
 from topoprior.distributions.power_spherical import PowerSpherical, unit_vector
 from topoprior.distributions.uniform import UniformOn
@@ -90,7 +91,7 @@ class Pushforward(Distribution):
     def support(self) -> Any:
         if isinstance(self.covering, SphericalSpaceForm):
             return unit_vector
-        return constraints.real_vector  # any lift
+        return real_vector  # any lift
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Pushforward:
         new = self._get_checked_instance(Pushforward, _instance)

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
+from topoprior.distributions.arguments import real_vector
 from topoprior.spaces.covering import Covering
 from topoprior.utils.checks import real_tensor
 
@@ -32,7 +33,7 @@ class UniformOn(Distribution):
 
     has_rsample = True
     arg_constraints: dict[str, Any] = {}
-    support = constraints.real_vector
+    support = real_vector
 
     def __init__(
         self,

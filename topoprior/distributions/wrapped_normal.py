@@ -11,10 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 from torch.utils.checkpoint import checkpoint
 
-from topoprior.distributions.arguments import at_least_single, finite_vector, tensors
+from topoprior.distributions.arguments import (
+    at_least_single,
+    finite_vector,
+    lower_cholesky,
+    positive_vector,
+    real_vector,
+    tensors,
+)
 from topoprior.distributions.lattice_sums import log_lattice_normal_of_sum
 from topoprior.distributions.quadrature import wrapped_normal_nodes
 from topoprior.distributions.theta import log_wrapped_normal
@@ -97,13 +104,13 @@ class WrappedNormal(Distribution):
         if self.is_diagonal:
             return {
                 "loc": finite_vector,
-                "scale": constraints.independent(constraints.positive, 1),
+                "scale": positive_vector,
             }
-        return {"loc": finite_vector, "scale_tril": constraints.lower_cholesky}
+        return {"loc": finite_vector, "scale_tril": lower_cholesky}
 
     @property
     def support(self) -> Any:
-        return constraints.real_vector  # any lift
+        return real_vector  # any lift
 
     @property
     def scale_tril(self) -> Tensor:

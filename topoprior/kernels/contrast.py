@@ -7,10 +7,13 @@ import math
 import torch
 from torch import Tensor
 
+from topoprior.utils.plain import on_cpu
+
 # The order of Lee et al., frequencies (across, down); larger patches: by degree.
 _ORDER_3X3 = ((1, 0), (0, 1), (2, 0), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2))
 
 
+@on_cpu
 def contrast(patches: Tensor) -> Tensor:
     r"""The D-norm of patches, (..., k, k) -> (...):
 
@@ -27,6 +30,7 @@ def contrast(patches: Tensor) -> Tensor:
     ).sqrt()
 
 
+@on_cpu
 def dct_basis(size: int = 3) -> Tensor:
     r"""The discrete cosine basis of mean-free patches, (k^2 - 1, k, k) float64, of contrast 1 each.
 
@@ -49,6 +53,7 @@ def dct_basis(size: int = 3) -> Tensor:
     return waves[down, :, None] * waves[across, None, :] / eigenvalues.sqrt()[:, None, None]
 
 
+@on_cpu
 def dct_coordinates(patches: Tensor) -> Tensor:
     """Coordinates of patches (..., k, k) in :func:`dct_basis`, (..., k^2 - 1), the mean left out.
 
@@ -67,6 +72,7 @@ def dct_coordinates(patches: Tensor) -> Tensor:
     return patches.flatten(-2) @ (basis.flatten(1) / squared[:, None]).T.to(patches)
 
 
+@on_cpu
 def from_dct(coordinates: Tensor) -> Tensor:
     """Patches (..., k, k) of given coordinates (..., k^2 - 1)."""
     size = math.isqrt(coordinates.shape[-1] + 1)

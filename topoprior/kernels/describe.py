@@ -12,6 +12,8 @@ from torch import Tensor
 from topoprior.kernels.contrast import contrast, dct_coordinates, from_dct
 from topoprior.kernels.klein import klein_energy, klein_subspace, nearest_klein
 from topoprior.topology.homology import betti_numbers, betti_reading, persistence
+from topoprior.utils.checks import check_values, real_tensor
+from topoprior.utils.plain import on_cpu
 
 FIELDS = (2, 3)
 _NOISE = 2000  # kernels of noise to compare with
@@ -35,6 +37,7 @@ def unit_kernels(kernels: Tensor) -> tuple[Tensor, Tensor]:
     return kernels - kernels.mean((1, 2), keepdim=True), kept
 
 
+@on_cpu
 def describe_kernels(
     kernels: Tensor, *, homology: bool = False, points: int = 300, max_dim: int = 2, seed: int = 0
 ) -> dict[str, Any]:
@@ -54,7 +57,8 @@ def describe_kernels(
         - homology, as of :func:`describe_homology`.
 
     Raises:
-        ValueError: another shape, or all kernels are flat.
+        TypeError: no tensor of real numbers.
+        ValueError: another shape, NaN or infinity, or all kernels are flat.
 
     Example:
         >>> from topoprior.kernels import sample_klein_kernels
@@ -62,6 +66,8 @@ def describe_kernels(
         >>> round(found["klein_energy"], 3), found["klein_distance"]["90%"] < 0.01
         (1.0, True)
     """
+    kernels = real_tensor("kernels", kernels)
+    check_values("kernels", kernels)
     units, _ = unit_kernels(kernels)
     size = kernels.shape[-1]
     energy = kernels.square().sum().item()

@@ -12,6 +12,8 @@ from topoprior.kernels.nearest import amplitudes, nearest_kernels
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.named import KleinBottle
 from topoprior.spaces.flat.waves import ProductWaves
+from topoprior.utils.checks import check_values, real_tensor
+from topoprior.utils.plain import on_cpu
 
 
 def klein_kernels(x: Tensor, size: int = 3) -> Tensor:
@@ -69,6 +71,7 @@ def sample_klein_kernels(
     return klein_kernels(points, size), points
 
 
+@on_cpu
 def klein_subspace(size: int = 3, metric: str = "contrast") -> Tensor:
     """Orthonormal basis of the span of the analytic kernels without their means, (r, k^2 - 1) float64.
 
@@ -85,6 +88,7 @@ def klein_subspace(size: int = 3, metric: str = "contrast") -> Tensor:
     return rows[values > 1e-9 * values[0]]
 
 
+@on_cpu
 def kernel_coordinates(kernels: Tensor, metric: str = "contrast") -> Tensor:
     """Coordinates (..., k^2 - 1) of kernels (..., k, k) without their means, isometric in the metric.
 
@@ -94,12 +98,14 @@ def kernel_coordinates(kernels: Tensor, metric: str = "contrast") -> Tensor:
     """
     if metric not in ("contrast", "pixels"):
         raise ValueError(f"metric: expected 'contrast' or 'pixels', found {metric!r}")
+    kernels = real_tensor("kernels", kernels)
     coordinates = dct_coordinates(kernels)
     if metric == "contrast":
         return coordinates
     return coordinates * dct_basis(kernels.shape[-1]).flatten(1).norm(dim=1).to(coordinates)
 
 
+@on_cpu
 def klein_energy(kernels: Tensor, metric: str = "contrast") -> Tensor:
     r"""The fraction of every kernel's energy that lies in the analytic family's span, (..., k, k) -> (...):
 
@@ -112,11 +118,13 @@ def klein_energy(kernels: Tensor, metric: str = "contrast") -> Tensor:
         >>> round(klein_energy(checkerboard, "pixels").item(), 3)
         0.2
     """
+    kernels = real_tensor("kernels", kernels)
     coordinates = kernel_coordinates(kernels, metric).double()
     inside = coordinates @ klein_subspace(kernels.shape[-1], metric).T
     return inside.square().sum(-1) / coordinates.square().sum(-1).clamp_min(1e-300)
 
 
+@on_cpu
 def nearest_klein(kernels: Tensor, metric: str = "contrast") -> tuple[Tensor, Tensor]:
     """Distance to the analytic kernels, (N,), and the nearest one's point of the Klein bottle, (N, 2).
 
@@ -124,11 +132,18 @@ def nearest_klein(kernels: Tensor, metric: str = "contrast") -> tuple[Tensor, Te
     are at most sqrt(2) (F and -F are both in the family). A grid search and damped Gauss-Newton steps: of
     noise, a kernel in a hundred is up to .003 farther than the least distance, near another point.
 
+    Raises:
+        TypeError, ValueError: no real tensor of this shape, or NaN or infinity in it.
+
     Example:
         >>> kernels, points = sample_klein_kernels(50, generator=torch.Generator().manual_seed(0))
         >>> bool((nearest_klein(kernels)[0] < 1e-3).all())
         True
     """
+    kernels = real_tensor("kernels", kernels)
+    if kernels.dim() != 3:
+        raise ValueError(f"kernels: expected shape (N, k, k), found {tuple(kernels.shape)}")
+    check_values("kernels", kernels)
     coordinates = kernel_coordinates(kernels, metric).double()
     unit = coordinates / coordinates.norm(dim=-1, keepdim=True).clamp_min(1e-300)
     # The five harmonics of the family are among the lowest eight.

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from topoprior.utils.checks import check_values
 from topoprior.utils.least_squares import levenberg_marquardt
+from topoprior.utils.plain import on_cpu
 
 _STARTS, _BEHIND = 4, 0.15  # basins that are tried, if their cosines are not so much less than the best
 _SCREEN = 4  # steps in each of them: after two the best basin may still look worse than another
@@ -41,6 +43,7 @@ class Decodes(Protocol):
         """Coordinates (G, m) of points (G, dim): two nearer than 1 may be in one basin."""
 
 
+@on_cpu
 def nearest_kernels(
     decoder: Decodes, kernels: Tensor, *, offset: bool = True, progress: bool = False
 ) -> Tensor:
@@ -63,6 +66,7 @@ def nearest_kernels(
         >>> torch.allclose(alpha * found + level, kernels, atol=1e-3)
         True
     """
+    check_values("kernels", kernels)
     search = _Search(decoder, kernels, offset)
     quiet = not progress or len(kernels) < _LONG
     blocks = tqdm(kernels.split(_BLOCK), desc="nearest kernels", leave=False, disable=quiet or None)

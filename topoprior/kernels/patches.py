@@ -19,6 +19,7 @@ from torch import Tensor
 
 from topoprior.kernels.contrast import _check_fraction, contrast, from_dct, normalized_patches
 from topoprior.utils.files import CheckpointError, check_regular
+from topoprior.utils.plain import on_cpu
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -38,6 +39,7 @@ _CHUNK = 1 << 24  # distances at a time
 _LEAST = 100  # patches
 
 
+@on_cpu
 def extract_patches(
     image: Tensor, size: int = 3, num: int = 5000, *, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -52,6 +54,7 @@ def extract_patches(
     return windows[chosen // columns, chosen % columns]
 
 
+@on_cpu
 def image_patches(
     folder: Path | str,
     size: int = 3,

@@ -27,7 +27,7 @@ from topoprior.nn.selection import (
     select,
 )
 from topoprior.priors.delta import check_family
-from topoprior.utils.checks import check_module, check_positive
+from topoprior.utils.checks import check_module, check_positive, check_values
 
 
 def to_bayesian(
@@ -114,6 +114,9 @@ def to_bayesian(
                 f"model: layer {name!r}, which exclude={name!r} leaves as it is",
                 module.get_parameter("weight"),
             )
+            if init == "pretrained":
+                for part, value in module.named_parameters(recurse=False):
+                    check_values(f"model: layer {name!r}, its {part}", value)
             layer = rules.convert(module)
             if layer is not None:
                 layer.converted_from = name

@@ -24,6 +24,7 @@ from torch import Tensor
 from topoprior.spaces.covering import Covering
 from topoprior.spaces.deck import inverse
 from topoprior.utils.checks import check_int
+from topoprior.utils.plain import on_cpu
 
 NEIGHBOURS = 16
 _TOL = 1e-6
@@ -101,6 +102,7 @@ class Certificate(NamedTuple):
         return f"certified: none of {self.triangles:,} triangles is torn, and all loops are reached"
 
 
+@on_cpu
 def neighbour_complex(x: Tensor, neighbours: int | None = None) -> Complex:
     """Edges of ``x`` (N, ...) to the nearest neighbours (default 16, or all), either way, and their triangles.
 
@@ -129,6 +131,7 @@ def neighbour_complex(x: Tensor, neighbours: int | None = None) -> Complex:
     return Complex(len(x), edges, torch.stack([first[closed], place[closed], second[closed]], 1))
 
 
+@on_cpu
 def dense_rows(x: Tensor, outliers: float, neighbours: int = NEIGHBOURS) -> Tensor:
     """Rows of ``x`` (N, ...) without the share ``outliers`` whose nearest neighbours are farthest, in order.
 
@@ -148,6 +151,7 @@ def dense_rows(x: Tensor, outliers: float, neighbours: int = NEIGHBOURS) -> Tens
     return near.argsort(stable=True)[: max(1, round((1 - outliers) * len(x)))].sort().values
 
 
+@on_cpu
 def certify(
     x: Tensor, latents: Tensor, space: Covering, *, neighbours: int = NEIGHBOURS, outliers: float = 0.0
 ) -> Certificate:
@@ -179,6 +183,7 @@ def certify(
     return found._replace(defects=kept.cpu()[found.defects])
 
 
+@on_cpu
 def check_latents(known: Complex, latents: Tensor, space: Covering) -> Certificate:
     """:func:`certify` for a complex that is known."""
     group = space.deck_group

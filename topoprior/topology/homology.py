@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from topoprior.utils.checks import check_data, check_int
+from topoprior.utils.plain import on_cpu
 
 
+@on_cpu
 def farthest_points(x: Tensor, num: int) -> Tensor:
     """Indices of ``num`` points of ``x`` (N, d), each the farthest from those before: an even cover.
 
@@ -31,6 +33,7 @@ def farthest_points(x: Tensor, num: int) -> Tensor:
     return torch.tensor(chosen)
 
 
+@on_cpu
 def persistence(x: Tensor, *, field: int = 2, max_dim: int = 2, num_points: int = 300) -> list[np.ndarray]:
     """Persistence diagrams (births, deaths) of the Rips filtration over Z/field, one array a dimension.
 

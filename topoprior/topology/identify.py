@@ -19,6 +19,7 @@ from topoprior.topology.fit import Fit, WarmStart
 from topoprior.topology.graph import graph_spectrum
 from topoprior.topology.spectral import EXPLAINED, EXTRA, HOPELESS, PATIENCE, fit_covering
 from topoprior.utils.checks import check_data, check_int
+from topoprior.utils.plain import on_cpu
 
 _CANDIDATES: dict[str, Callable[[], Covering]] = {
     "circle": Circle,
@@ -76,6 +77,7 @@ class Identification(NamedTuple):
         return "\n".join(lines)
 
 
+@on_cpu
 def identify_covering(
     x: Tensor,
     candidates: Mapping[str, Covering] | None = None,

@@ -11,12 +11,13 @@ from torch import Tensor
 from topoprior.spaces.covering import Covering
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm
-from topoprior.utils.plain import plain
+from topoprior.utils.plain import on_cpu, plain
 
 # --- the best isometry -----------------------------------------------------------------------------
 
 
 @plain
+@on_cpu
 def isometry_distance(space: Covering, truth: Tensor, found: Tensor) -> float:
     """Mean distance between points and their images, after the isometry of the space that fits best.
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from topoprior.spaces.covering import Covering
 from topoprior.spaces.deck import apply, inverse
 from topoprior.utils.checks import check_int
+from topoprior.utils.plain import on_cpu
 
 SAFE_STEP = 0.25  # of the shortest loop: nearest lifts are unique below half of it
 _TOL = 1e-6
@@ -51,6 +52,7 @@ class LoopReport(NamedTuple):
     shortest_loop: float
 
 
+@on_cpu
 def lift_path(space: Covering, points: Tensor) -> Tensor:
     """Lifts of ``points`` (M, cover_dim), each the nearest to the one before: a continuous path."""
     return apply(_along(space, points), points)
@@ -70,6 +72,7 @@ def _along(space: Covering, points: Tensor) -> Tensor:
     return moves
 
 
+@on_cpu
 def follow_loops(
     space: Covering,
     encode: Callable[[Tensor], Tensor],

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from topoprior.spaces.covering import Covering
 from topoprior.spaces.flat.manifold import FlatManifold
+from topoprior.utils.plain import on_cpu
 
 
 def pairwise_distances(space: Covering, x: Tensor, chunk: int = 256) -> Tensor:
@@ -23,6 +24,7 @@ def pairwise_distances(space: Covering, x: Tensor, chunk: int = 256) -> Tensor:
     return 0.5 * (rows + rows.T).fill_diagonal_(0)
 
 
+@on_cpu
 def trustworthiness(truth: Tensor, found: Tensor, k: int = 10) -> float:
     r"""Are the neighbours in the latent space true ones? 1 at best, about 1/2 by chance.
 
@@ -56,6 +58,7 @@ def trustworthiness(truth: Tensor, found: Tensor, k: int = 10) -> float:
     return 1 - 2 * excess / (n * k * (2 * n - 3 * k - 1))
 
 
+@on_cpu
 def continuity(truth: Tensor, found: Tensor, k: int = 10) -> float:
     """Are true neighbours still neighbours in the latent space? See :func:`trustworthiness`."""
     return trustworthiness(found, truth, k)

@@ -18,6 +18,7 @@ from topoprior.spaces.covering import Covering
 from topoprior.topology.certificate import Complex, check_latents, neighbour_complex
 from topoprior.topology.features import SpectralFeatures, spectral_features
 from topoprior.topology.fit import COST, Fit
+from topoprior.utils.plain import on_cpu
 
 EXTRA = 3  # eigenvectors to choose from, beyond the number of features
 EXPLAINED = 10  # eigenvectors that have to be functions of the latents
@@ -32,6 +33,7 @@ _PLAN = ((384, 10, 80, 150), (48, 12, 200, 400), (4, 10, 400, 1200))
 _BATCH = 1_000_000  # comparisons at a time, to stay in the cache
 
 
+@on_cpu
 def fit_covering(
     psi: Tensor,
     space: Covering,
@@ -100,7 +102,7 @@ def _search(psi: Tensor, codes: Tensor, energies: Tensor) -> Tensor:
         energy = (q.square().sum(-1) @ energies) / energies[: q.shape[-1]].sum() - 1
         return q[(_nearest(q, rows, some)[1] + 0.02 * energy).argsort()]
 
-    q = torch.randn(_PLAN[0][0], psi.shape[1], codes.shape[1])
+    q = torch.randn(_PLAN[0][0], psi.shape[1], codes.shape[1], dtype=codes.dtype)
     q[: len(q) // 2, codes.shape[1] :] *= 0.1  # half of the starts by the lowest eigenvectors
     q = torch.linalg.qr(q).Q
     for keep, steps, num_rows, num_points in _PLAN:

@@ -11,8 +11,10 @@ from topoprior.topology.features import spectral_features
 from topoprior.topology.fit import WarmStart
 from topoprior.topology.graph import graph_spectrum
 from topoprior.topology.spectral import EXPLAINED, EXTRA, fit_covering
+from topoprior.utils.plain import on_cpu
 
 
+@on_cpu
 def warm_start(
     x: Tensor,
     space: Covering,
@@ -59,6 +61,7 @@ def warm_start(
     return WarmStart(index, fit._replace(latents=fit.latents.to(x.dtype)), certificate)
 
 
+@on_cpu
 def extend(x: Tensor, start: WarmStart, space: Covering, num: int, neighbours: int = 4) -> WarmStart:
     """More latents: those of ``num`` other data, from their nearest landmarks (weights 1 / distance^2)."""
     marks = x[start.rows].flatten(1)

@@ -18,7 +18,8 @@ from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.spherical.harmonics import SphericalHarmonics
 from topoprior.topology.certificate import NEIGHBOURS, Certificate, certify
 from topoprior.topology.features import low_harmonics
-from topoprior.utils.checks import check_data, check_int, check_positive, check_values
+from topoprior.utils.checks import check_data, check_int, check_positive, check_values, real_tensor
+from topoprior.utils.plain import on_cpu
 from topoprior.vae.posteriors import make_posterior
 
 
@@ -150,6 +151,7 @@ class CoveringVAE(nn.Module):
         return self.covering.retract(self.encoder_features(x))
 
     @torch.no_grad()
+    @on_cpu
     def certify(
         self, x: Tensor, *, landmarks: int = 1500, neighbours: int = NEIGHBOURS, outliers: float = 0.0
     ) -> Certificate:
@@ -180,6 +182,7 @@ class CoveringVAE(nn.Module):
 
     def _encoder_outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         n = len(self.data_shape)
+        x = real_tensor("x", x)
         if x.shape[x.dim() - n :] != self.data_shape:
             raise ValueError(f"x: expected shape (..., {tuple(self.data_shape)}), found {tuple(x.shape)}")
         flat = x.reshape(
@@ -196,6 +199,7 @@ class CoveringVAE(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Logits ("bernoulli") or means ("gaussian") at lifts z, (..., cover_dim) -> (..., *data_shape)."""
+        z = real_tensor("z", z)
         code = self.harmonics(z) if self.harmonics is not None else self.covering.embed(z)
         return self._run(self.decoder, code).unflatten(-1, self.data_shape)
 
@@ -205,6 +209,7 @@ class CoveringVAE(nn.Module):
         Raises:
             ValueError: values of ``x`` that are not finite, or not in [0, 1] for the Bernoulli likelihood.
         """
+        x = real_tensor("x", x)
         check_values("x", x, unit=self.log_noise is None)
         return self._log_likelihood(x, z)
 
@@ -225,6 +230,7 @@ class CoveringVAE(nn.Module):
             ValueError: ``num_samples`` below 1, or values of ``x`` that the likelihood does not have.
         """
         check_int("num_samples", num_samples)
+        x = real_tensor("x", x)
         check_values("x", x, unit=self.log_noise is None)
         return self.elbo_and_draws(x, num_samples)[0]
 

@@ -20,6 +20,7 @@ from topoprior.topology.features import spectral_features
 from topoprior.topology.fit import WarmStart
 from topoprior.topology.warm import extend, warm_start
 from topoprior.utils.checks import check_data, check_int, check_positive, fingerprint
+from topoprior.utils.plain import on_cpu
 from topoprior.vae.model import CoveringVAE
 from topoprior.vae.run import Run
 
@@ -53,6 +54,7 @@ class History(NamedTuple):
         return self.objections == ""
 
 
+@on_cpu
 def fit(
     vae: CoveringVAE,
     x: Tensor,
@@ -265,6 +267,7 @@ def _regress(vae: CoveringVAE, x: Tensor, start: WarmStart, steps: int) -> None:
 
 
 @torch.no_grad()
+@on_cpu
 def negative_elbo(vae: CoveringVAE, x: Tensor, *, num_samples: int = 4, batch_size: int = 1024) -> float:
     """Mean negative ELBO of ``x`` (N, *data_shape) per example, in nats.
 

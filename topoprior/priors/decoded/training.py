@@ -16,6 +16,7 @@ from topoprior.priors.decoded.euclidean import EuclideanDecoderPrior
 from topoprior.priors.decoded.prior import DecoderPrior
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.utils.checks import check_int, check_positive, check_values
+from topoprior.utils.plain import on_cpu
 from topoprior.vae.model import CoveringVAE
 from topoprior.vae.training import History, fit, negative_elbo
 
@@ -30,6 +31,7 @@ _WARM, _DISTILL = (
 )  # steps of training that take as long as the warm start, and as the simplification
 
 
+@on_cpu
 def train_prior(
     kernels: Tensor,
     space: FlatManifold,
@@ -127,7 +129,7 @@ def train_prior(
                 decoder_hidden=() if space.rank else (32, 32),
                 num_harmonics=harmonics,
                 likelihood="gaussian",
-            ).to(place)
+            ).to(place, data.dtype)
             history = fit(
                 vae,
                 data[validation:],

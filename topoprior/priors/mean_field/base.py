@@ -15,6 +15,7 @@ from topoprior.priors.mean_field.expectation import expectation, legendre_rule
 from topoprior.priors.mean_field.posterior import MeanFieldPosterior
 from topoprior.priors.registry import register_prior
 from topoprior.utils.checks import check_int, check_positive
+from topoprior.utils.plain import on_cpu
 
 
 class MeanFieldPrior(WeightPrior):
@@ -194,6 +195,7 @@ class PriorLaw(Law):
     prior: MeanFieldPrior
     scale: float
 
+    @on_cpu
     def sample(self, shape: Shape, like: Tensor) -> Tensor:
         return (self.scale * self.prior.sample_unit(shape)).to(like)
 

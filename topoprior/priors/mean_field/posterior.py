@@ -20,6 +20,7 @@ from topoprior.priors.base import (
 )
 from topoprior.priors.buffers import digits
 from topoprior.priors.empirical_bayes import BoundedScale
+from topoprior.utils.plain import on_cpu
 
 # Posteriors below this number of weights are worth joining.
 _SMALL = 4096
@@ -57,6 +58,7 @@ class MeanFieldPosterior(WeightPosterior):
         self.scale_factors.fill_buffers()
         self.which.copy_(self.which.new_tensor(digits(self.prior.identity(self.shape))))
 
+    @on_cpu
     def reset_parameters(self) -> None:
         self.fill_buffers()
         if self.loc.is_meta:
