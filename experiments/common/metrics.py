@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 METRICS = ("cls/Acc", "cls/NLL", "cls/Brier", "cal/ECE")
 BINS = 15
@@ -19,6 +18,11 @@ def evaluate(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
     Accuracy; mean negative log likelihood in nats; Brier score, the squared distance of the probabilities
     to the one-hot label, summed over classes, in [0, 2]; expected calibration error over 15 equal bins.
     """
+    from torchmetrics.functional.classification import (  # takes seconds to import
+        multiclass_accuracy,
+        multiclass_calibration_error,
+    )
+
     classes = probabilities.shape[1]
     smallest = torch.finfo(probabilities.dtype).tiny  # a probability of 0 shall cost 87 nats, not infinity
     one_hot = F.one_hot(labels, classes)

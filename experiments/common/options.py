@@ -19,7 +19,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     """The text as it is written, and every option with its default."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or not action.help:
+        if action.default is None or isinstance(action.default, bool) or not action.help:
             return action.help
         return super()._get_help_string(action)
 

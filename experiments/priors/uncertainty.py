@@ -11,8 +11,6 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.classification import binary_auroc, binary_specificity_at_sensitivity
-from torchvision.transforms import functional
 
 AURC, AUROC, FPR95 = "sc/AURC", "ood/AUROC", "ood/FPR95"
 
@@ -42,6 +40,11 @@ def foreign(known: Tensor, unknown: Tensor) -> dict[str, float]:
     AUROC: the chance that a foreign image gets less confidence than one of the task, 0.5 for a guess.
     FPR95: the part of the task's images that is rejected by the threshold that rejects 95% of the foreign ones.
     """
+    from torchmetrics.functional.classification import (  # takes seconds to import
+        binary_auroc,
+        binary_specificity_at_sensitivity,
+    )
+
     doubt = 1 - torch.cat([known, unknown]).double().max(1).values
     is_foreign = torch.cat([torch.zeros(len(known)), torch.ones(len(unknown))]).long()
     specificity, _ = binary_specificity_at_sensitivity(doubt, is_foreign, min_sensitivity=0.95)
@@ -53,11 +56,15 @@ def foreign(known: Tensor, unknown: Tensor) -> dict[str, float]:
 
 def rotate(images: Tensor, degrees: float) -> Tensor:
     """Rotated around the middle, counterclockwise, bilinear, with what is black outside."""
+    from torchvision.transforms import functional  # takes seconds to import
+
     return functional.rotate(images, degrees, functional.InterpolationMode.BILINEAR)
 
 
 def blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur, sigma in pixels, cut off at three of them; edges are mirrored."""
+    from torchvision.transforms import functional  # takes seconds to import
+
     return functional.gaussian_blur(images, 2 * math.ceil(3 * sigma) + 1, sigma)
 
 
