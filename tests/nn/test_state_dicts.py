@@ -40,6 +40,12 @@ def through_a_file(state):
         (tp.EuclideanDecoderPrior.from_pretrained("euclidean-3x3", gain=1.0), "euclidean-3x3"),
         (tp.FixedKernels("torus-3x3"), "klein-fixed"),
         (tp.FixedKernels(DECODER("klein-3x3", gain=1.0)), "klein-fixed"),
+        ("gaussian", "laplace"),
+        ("laplace", "student-t"),
+        ("gaussian", "correlated-gaussian"),
+        (tp.Gaussian(1.0), tp.Gaussian(2.0)),
+        (tp.StudentT(df=5.0), tp.StudentT(df=4.0)),
+        (tp.ScaleMixture(pi=0.5), tp.ScaleMixture(pi=0.25)),
     ],
     ids=str,
 )
@@ -124,6 +130,30 @@ def test_a_state_without_the_matrix_is_incomplete():
     with pytest.raises(RuntimeError, match=r"Missing key.*weight_posterior\.matrix"):
         conv().load_state_dict(state)
     conv().load_state_dict(state, strict=False)
+
+
+@pytest.mark.parametrize("posterior", ["mean-field", "delta"])
+def test_states_from_before_plain_weights_said_their_prior(posterior):
+    state = {
+        name: value
+        for name, value in conv("laplace", posterior=posterior).state_dict().items()
+        if not name.endswith("which")
+    }
+    layer = conv("laplace", posterior=posterior)
+    layer.load_state_dict(state, strict=True)
+    assert all(torch.equal(layer.state_dict()[name], value) for name, value in state.items())
+    conv("laplace", posterior=posterior).load_state_dict(layer.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize(
+    "bad", ["text", None, 3.0, torch.ones(4, 3, 3, 3, dtype=torch.complex64), torch.eye(3).to_sparse()]
+)
+def test_what_is_no_tensor_of_real_numbers_is_named(bad, assign):
+    for name in ("weight_posterior.loc", "weight_posterior.which"):
+        state = {**conv("gaussian").state_dict(), name: bad}
+        with pytest.raises(RuntimeError, match=name):
+            conv("gaussian").load_state_dict(state, assign=assign)
 
 
 # --- the meta device ---------------------------------------------------------------------------
