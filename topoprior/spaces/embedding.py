@@ -117,6 +117,8 @@ def _curvature(space: Covering, x: Tensor, y: Tensor) -> Tensor:
     def along(v: Tensor, at: Tensor, residual: Tensor) -> Tensor:
         return residual @ space.embed(space._move(at, v))
 
+    if not len(x):  # vmap of second derivatives takes no empty batches
+        return x.new_zeros(0, space.cover_dim, space.cover_dim)
     with torch.no_grad():
         second = torch.func.vmap(torch.func.jacrev(torch.func.grad(along)))
         return second(torch.zeros_like(x), x, space.embed(x) - y)
