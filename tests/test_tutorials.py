@@ -19,7 +19,9 @@ def test_there_are_tutorials_and_the_site_has_them():
 def test_a_notebook_shows_the_outputs_of_one_clean_run(notebook):
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run from top to bottom"
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), (
+        "run from top to bottom"
+    )
     outputs = [output for cell in code for output in cell["outputs"]]
     assert outputs
     assert not [output for output in outputs if output["output_type"] == "error"]
