@@ -1,7 +1,6 @@
-"""Decoders as priors: what the shipped ones reach, and their checkpoints saved, loaded and refused."""
+"""Priors in files: saved and loaded, damaged, refused."""
 
 import json
-import math
 import time
 from pathlib import Path
 
@@ -9,44 +8,96 @@ import pytest
 import torch
 
 import topoprior as tp
+from topoprior.__main__ import main
+from topoprior.kernels.klein import klein_kernels
+from topoprior.priors import pretrained_names
 from topoprior.utils import files
 from topoprior.utils.files import CheckpointError
 
+K = tp.KleinBottle()
 
-def one_posterior(prior, *, channels):
-    return prior.posterior((*channels, *prior.kernel_size))
+
+@pytest.fixture
+def klein():
+    return tp.DecoderPrior.from_pretrained("klein-3x3")
+
+
+def uniform(num=4000):
+    return K.sample_uniform(torch.Size([num]), torch.float32, torch.device("cpu"))
+
+
+def test_save_load_round_trip(klein, tmp_path):
+    klein.save_pretrained(tmp_path / "prior")
+    again = tp.DecoderPrior.from_pretrained(tmp_path / "prior", gain=1.0)
+    z = uniform(50)
+    assert torch.equal(klein.decode(z), again.decode(z))
+    assert again.gain == 1.0
+    assert again.covering == klein.covering
+    layer = tp.BayesConv2d(2, 3, 3, prior=tmp_path / "prior")
+    assert torch.equal(layer.prior.decode(z), klein.decode(z))
+
+
+def test_a_prior_on_a_group_of_ones_own_round_trips(tmp_path):
+    space = tp.FlatManifold(K.lattice, [(K.linear[1], K.shift[1])])
+    prior = tp.DecoderPrior.from_decoder(klein_kernels, space, (3, 3))
+    prior.save_pretrained(tmp_path)
+    again = tp.DecoderPrior.from_pretrained(tmp_path)
+    z = uniform(50)
+    torch.testing.assert_close(again.decode(z), klein_kernels(z), atol=1e-5, rtol=0)
+
+
+def damage(folder, how):
+    config, model = folder / "config.json", folder / "model.safetensors"
+    data = json.loads(config.read_text())
+    if how == "no model":
+        model.unlink()
+    elif how == "truncated model":
+        model.write_bytes(model.read_bytes()[:40])
+    elif how == "not json":
+        config.write_text("{")
+    elif how == "other format":
+        config.write_text(json.dumps({**data, "format": "something/2"}))
+    elif how == "other space":
+        config.write_text(json.dumps({**data, "covering": {"name": "Moon", "dim": 2}}))
+    elif how == "wrong shape":
+        config.write_text(json.dumps({**data, "kernel_size": [5, 5]}))
+    elif how == "missing key":
+        del data["harmonics"]
+        config.write_text(json.dumps(data))
 
 
 @pytest.mark.parametrize(
-    ("name", "numbers"),
-    [("klein-3x3", 8), ("klein-5x5", 8), ("circle-3x3", 6), ("torus-3x3", 8), ("euclidean-3x3", 8)],
+    "how",
+    [
+        "no model",
+        "truncated model",
+        "not json",
+        "other format",
+        "other space",
+        "wrong shape",
+        "missing key",
+    ],
 )
-def test_numbers_a_kernel(name, numbers):
-    posterior = one_posterior(tp.get_prior(name), channels=(5, 7))
-    assert sum(p.numel() for p in posterior.parameters()) == 35 * numbers
+def test_a_damaged_checkpoint_is_refused_in_one_line(klein, tmp_path, how, capsys):
+    klein.save_pretrained(tmp_path)
+    damage(tmp_path, how)
+    with pytest.raises(CheckpointError) as error:
+        tp.DecoderPrior.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_circle_decodes_straight_edges():
-    edges = tp.get_prior("circle-3x3").decode(torch.rand(100, 1)).double()
-    line = torch.linspace(-1, 1, 3, dtype=torch.float64)
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    angle = torch.atan2((edges * y).sum((1, 2)), (edges * x).sum((1, 2)))[:, None, None]
-    torch.testing.assert_close(edges, (x * angle.cos() + y * angle.sin()) / math.sqrt(6), atol=1e-6, rtol=0)
+def test_unknown_name():
+    with pytest.raises(CheckpointError, match="klein-3x3"):
+        tp.DecoderPrior.from_pretrained("klein-9x9")
 
 
-def test_what_each_decoder_leaves_out_of_the_klein_kernels():
-    """Circle > plane > torus > Klein bottle: the figures of docs/concepts/priors.md."""
-    from topoprior.kernels.klein import sample_klein_kernels
-
-    kernels = sample_klein_kernels(1000)[0].unsqueeze(1)
-    left = {
-        name: one_posterior(tp.get_prior(name), channels=(1000, 1)).project_(kernels).item()
-        for name in ("klein-3x3", "torus-3x3", "euclidean-3x3", "circle-3x3")
-    }
-    assert left["klein-3x3"] < 0.005
-    assert 0.02 < left["torus-3x3"] < 0.06
-    assert 0.1 < left["euclidean-3x3"] < 0.25
-    assert 0.75 < left["circle-3x3"] < 0.85
+def test_shipped_files_are_small():
+    folder = Path(tp.__file__).parent / "priors" / "pretrained"
+    assert "klein-3x3" in pretrained_names()
+    for name in pretrained_names():
+        assert sum(f.stat().st_size for f in (folder / name).iterdir()) < 200_000
 
 
 def test_euclidean_prior_round_trips_and_its_folder_says_what_it_is(tmp_path):
@@ -103,12 +154,6 @@ def test_a_wrong_option_is_no_fault_of_the_file(kind, name, options, error, mess
     with pytest.raises(error, match=message) as found:
         kind.from_pretrained(name, **options)
     assert not isinstance(found.value, CheckpointError)
-
-
-def test_a_vae_on_a_closed_space_is_no_euclidean_prior():
-    vae = tp.CoveringVAE(tp.KleinBottle(), (3, 3), likelihood="gaussian")
-    with pytest.raises(ValueError, match="Euclidean latents"):
-        tp.EuclideanDecoderPrior.from_vae(vae)
 
 
 BOMBS = {
