@@ -25,8 +25,10 @@ from topoprior.distributions.lattice_sums import whitened_basis
 from topoprior.distributions.uniform import UniformOn
 from topoprior.distributions.wrapped_normal import WrappedNormal
 from topoprior.spaces.covering import Covering
+from topoprior.utils.precision import without_autocast
 
 
+@without_autocast
 def cover_kl(q: Distribution, p: Distribution) -> Tensor:
     r"""Closed-form upper bound on KL(q || p) on the base: the KL between laws on a cover, in nats.
 

@@ -13,6 +13,7 @@ from topoprior.distributions.arguments import at_least_single, tensors
 from topoprior.distributions.uniform import UniformOn
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm
 from topoprior.utils.checks import real_tensor
+from topoprior.utils.precision import without_autocast
 
 
 class _UnitVector(constraints.Constraint):
@@ -96,6 +97,7 @@ class PowerSpherical(Distribution):
     def mode(self) -> Tensor:
         return self.loc
 
+    @without_autocast
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         # Beta by two Gamma variables: near the mode 1 - z keeps all its digits.
@@ -117,6 +119,7 @@ class PowerSpherical(Distribution):
         reflected = y - 2 * u * (u * y).sum(-1, keepdim=True) / u.square().sum(-1, keepdim=True)
         return (-sign * reflected).to(self.loc.dtype)
 
+    @without_autocast
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
@@ -129,6 +132,7 @@ class PowerSpherical(Distribution):
         far = ((value + loc).square().sum(-1) / 4).clamp_min(torch.finfo(value.dtype).tiny)
         return (log_norm + scale * torch.where(far > 0.5, (-near).log1p(), far.log())).to(dtype)
 
+    @without_autocast
     def entropy(self) -> Tensor:
         """In nats, closed form."""
         beta = self._beta

@@ -22,6 +22,7 @@ from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.product import Product
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm
 from topoprior.utils.checks import check_positive, real_tensor
+from topoprior.utils.precision import without_autocast
 
 _NODES = 2048
 
@@ -105,6 +106,7 @@ class Pushforward(Distribution):
         radius = "" if self.radius is None else f", radius={self.radius:g}"
         return f"Pushforward({self.covering!r}, {self.base!r}{radius})"
 
+    @without_autocast
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Lifts of reparameterized samples, (*sample_shape, *batch_shape, cover_dim)."""
         return self.base.rsample(torch.Size(sample_shape))
@@ -112,6 +114,7 @@ class Pushforward(Distribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         return self.base.sample(torch.Size(sample_shape))
 
+    @without_autocast
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
@@ -130,6 +133,7 @@ class Pushforward(Distribution):
         reach = 0.5 * self.covering.lattice.norm(dim=0).sum().item()
         return self.covering.lifts(near, self.radius + reach)
 
+    @without_autocast
     def entropy(self) -> Tensor:
         """Entropy on the base in nats; exact for `PowerSpherical` under +-1, by 1-D quadrature.
 

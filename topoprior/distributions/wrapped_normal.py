@@ -27,6 +27,7 @@ from topoprior.distributions.quadrature import wrapped_normal_nodes
 from topoprior.distributions.theta import log_wrapped_normal
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.utils.checks import real_tensor
+from topoprior.utils.precision import without_autocast
 
 _LOG_2PI = math.log(2 * math.pi)
 _TERMS = 1 << 20  # evaluated at a time in a quadrature, to bound memory
@@ -133,6 +134,7 @@ class WrappedNormal(Distribution):
         batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""
         return f"WrappedNormal({self.covering!r}{batch})"
 
+    @without_autocast
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Lifts of reparameterized samples, (*sample_shape, *batch_shape, n)."""
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -141,6 +143,7 @@ class WrappedNormal(Distribution):
             return self.loc + self.scale * noise
         return self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
 
+    @without_autocast
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
@@ -187,6 +190,7 @@ class WrappedNormal(Distribution):
             sheets.append(total)
         return sheets
 
+    @without_autocast
     def entropy(self) -> Tensor:
         """Entropy on the base in nats, by quadrature (n <= 3); smaller than that of the normal upstairs."""
         scale_tril = self.scale_tril.double().reshape(-1, *self.event_shape * 2)

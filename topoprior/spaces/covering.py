@@ -18,9 +18,15 @@ import torch
 from torch import Tensor
 
 from topoprior.utils.checks import real_tensor
+from topoprior.utils.precision import without_autocast
 
 if TYPE_CHECKING:
     from topoprior.spaces.deck import DeckGroup
+
+
+# What every kind of space computes in the dtype of its points, whatever autocast says.
+_EXACT = ("project", "lifts", "embed", "retract", "distance", "difference", "sample_uniform", "nearest_deck",
+          "cover_path", "tangent", "geodesic")  # fmt: skip
 
 
 class Covering(ABC):
@@ -35,6 +41,12 @@ class Covering(ABC):
         deck_group: the deck transformations: generators, relations, what generates all.
         shortest_loop: length of the shortest loop that cannot be drawn together, ``inf`` where every loop can.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in _EXACT:
+            if name in vars(cls):
+                setattr(cls, name, without_autocast(vars(cls)[name]))
 
     dim: int
     cover_dim: int

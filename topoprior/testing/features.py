@@ -95,6 +95,10 @@ def dtypes(t: Trial) -> None:
         expect.dtype(f"{name} keeps float32", found, torch.float32)
         expect.dtype(f"{name} keeps float64", call(x.double()), torch.float64)
         expect.finite(f"{name} of float32", found)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = call(x)
+        expect.dtype(f"{name} under autocast", cast, torch.float32)
+        expect.close(f"{name} under autocast", cast, found, 0)
     expect.close("embed in float32", space.embed(x), space.embed(x.double()), 1e-3)
     expect.close(
         "distance in float32", space.distance(x, y), space.distance(x.double(), y.double()), 1e-3 * size

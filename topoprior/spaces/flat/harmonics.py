@@ -24,6 +24,7 @@ from torch import Tensor
 from topoprior.spaces.flat.group import find_coset
 from topoprior.utils.checks import check_int
 from topoprior.utils.plain import plain
+from topoprior.utils.precision import without_autocast
 
 if TYPE_CHECKING:
     from typing import Any as FlatManifold
@@ -140,11 +141,13 @@ class Harmonics:
     def __repr__(self) -> str:
         return f"Harmonics({self.covering!r}, {self.num_features})"
 
+    @without_autocast
     def __call__(self, x: Tensor) -> Tensor:
         weights = self._weights.to(x)
         cos, sin = self._waves(x)
         return cos @ weights[0] + sin @ weights[1]
 
+    @without_autocast
     def mean(self, loc: Tensor, scale: Tensor) -> Tensor:
         """E[h(x)] for x ~ N(loc, diag(scale^2)): each wave shrinks by exp(-2 pi^2 kappa^T Sigma kappa).
 
