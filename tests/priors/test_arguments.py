@@ -122,3 +122,36 @@ def test_decoders_of_kernels_in_one_to_three_dimensions(size):
     prior = tp.DecoderPrior(klein.harmonics, klein.coefficients, size)
     shape = (2, 3, *size)
     assert prior.sample(shape).shape == prior.posterior(shape).rsample().shape == shape
+
+
+@pytest.mark.parametrize("name", ["klein-3x3", "euclidean-3x3"])
+def test_latents_that_are_integers_or_none(name):
+    prior = tp.get_prior(name)
+    z = torch.tensor([[0, 1], [1, -1]])
+    assert torch.equal(prior.decode(z), prior.decode(z.float()))
+    for bad in ([[0.0, 1.0]], None, z * 1j):
+        with pytest.raises(TypeError, match="z: expected a torch.Tensor of real numbers"):
+            prior.decode(bad)
+    for bad in (torch.tensor(0.0), torch.zeros(3), torch.zeros(2, 1)):
+        with pytest.raises(ValueError, match=r"z: expected shape \(\.\.\., 2\)"):
+            prior.decode(bad)
+
+
+@pytest.mark.parametrize("family", ["mean-field", "delta"])
+@pytest.mark.parametrize("name", ["klein-3x3", "euclidean-3x3", "klein-fixed", "gaussian"])
+def test_weights_that_cannot_be_projected(name, family):
+    """Refused with the posterior as it was: NaN ended in an IndexError, integers in one of torch's."""
+    layer = tp.BayesConv2d(2, 2, 3, prior=name, posterior=family)
+    posterior, weight = layer.weight_posterior, torch.randn(2, 2, 3, 3)
+    before = posterior.mean().clone()
+    for bad in (weight.long(), weight.tolist(), weight.numpy(), weight * 1j):
+        with pytest.raises(TypeError, match="weight: expected a torch.Tensor of floating-point numbers"):
+            posterior.project_(bad)
+    for value in (torch.nan, torch.inf):
+        bad = weight.clone()
+        bad[1, 1, 2, 0] = value
+        with pytest.raises(ValueError, match="weight: expected finite values"):
+            posterior.project_(bad)
+    with pytest.raises(ValueError, match="weight: expected shape"):
+        posterior.project_(weight[:1])
+    assert torch.equal(posterior.mean(), before)

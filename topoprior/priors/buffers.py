@@ -45,7 +45,7 @@ class KnownBuffers(nn.Module):
                 errors.append(f"{key}: expected real numbers, found {found.dtype} ({found.layout})")
         for name in self.prior_buffers:
             own, found = getattr(self, name), state_dict.get(prefix + name)
-            if found is None and name in self.newer_buffers:
+            if prefix + name not in state_dict and name in self.newer_buffers:
                 state_dict[prefix + name] = own.detach()
             if not isinstance(found, Tensor) or own.is_meta or not _plain_numbers(found):
                 continue

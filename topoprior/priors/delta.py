@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from topoprior.priors.base import Shape, WeightPosterior, WeightPrior
+from topoprior.priors.base import Shape, WeightPosterior, WeightPrior, check_weight
 
 
 class DeltaPosterior(WeightPosterior):
@@ -84,8 +84,7 @@ class DeltaPosterior(WeightPosterior):
 
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:
-        if weight.shape != self.shape:
-            raise ValueError(f"weight: expected shape {tuple(self.shape)}, found {tuple(weight.shape)}")
+        check_weight(weight, self.shape)
         self._set(self.coordinates.invert(weight))
         left = (weight - self.mean().to(weight)).norm()
         return left / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny)

@@ -20,7 +20,7 @@ from topoprior.priors.registry import priors_serving, register_prior
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.flat.waves import ProductWaves
-from topoprior.utils.checks import check_fraction, check_positive
+from topoprior.utils.checks import check_fraction, check_positive, real_tensor
 
 
 class DecoderPrior(SavedPrior):
@@ -129,7 +129,16 @@ class DecoderPrior(SavedPrior):
         return self.decoder
 
     def decode(self, z: Tensor) -> Tensor:
-        """Kernels g(z) at lifts z, (..., dim) -> (..., *kernel_size)."""
+        """Kernels g(z) at lifts z, (..., dim) -> (..., *kernel_size); integers count as real numbers.
+
+        Raises:
+            TypeError: no tensor of real numbers.
+            ValueError: another number of coordinates.
+        """
+        z = real_tensor("z", z)
+        if z.dim() < 1 or z.shape[-1] != self.decoder.space.cover_dim:
+            expected = self.decoder.space.cover_dim
+            raise ValueError(f"z: expected shape (..., {expected}), found {tuple(z.shape)}")
         return self.decoder(z).unflatten(-1, self.kernel_size)
 
     # --- the prior -------------------------------------------------------------------------------
