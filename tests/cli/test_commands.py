@@ -23,6 +23,12 @@ def test_train_prior_writes_a_prior_that_layers_load(tmp_path, capsys):
     edges = klein_kernels(torch.stack([2 * torch.rand(300), torch.full((300,), 0.25)], 1))
     numpy.save(tmp_path / "kernels.npy", edges.numpy())
     source = ["kernels", str(tmp_path / "kernels.npy"), "--covering", "circle"]
+    source += [
+        "--harmonics",
+        "8",
+        "--tolerance",
+        "0.1",
+    ]  # edges of all orientations are waves of degree 1 and 2
     arguments = ["--epochs", "60", "--no-progress", "--seed", "1", "--output", str(tmp_path / "out")]
     assert main(["train-prior", *source, *arguments]) == 0
     record = json.loads((tmp_path / "out" / "training.json").read_text())
