@@ -46,3 +46,13 @@ def test_bad_arguments(tmp_path, capsys):
     with pytest.raises(SystemExit):
         benchmark_layers.main(["--output", str(tmp_path / "file" / "out")])
     assert "--output" in capsys.readouterr().err
+
+
+def test_points_beside_plain_weights(tmp_path):
+    from experiments.benchmarks import points
+
+    assert points.main(["--repeats", "1", "--only", "chain", "--output", str(tmp_path)]) == 0
+    times = json.loads((tmp_path / "points.json").read_text())["milliseconds"]["gradient of a chain"]
+    assert set(times) == {points.PLAIN, *points.PRIORS, *(f"step of {prior}" for prior in points.PRIORS)}
+    assert min(times.values()) > 0
+    assert "5,000 step of gaussian" in (tmp_path / "points.md").read_text()

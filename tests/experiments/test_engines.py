@@ -6,7 +6,7 @@ import torch
 
 pytest.importorskip("pandas")
 from experiments.common.store import Store  # noqa: E402
-from experiments.posteriors import engines, setting  # noqa: E402
+from experiments.posteriors import engines, setting, steps  # noqa: E402
 from experiments.posteriors.methods import total_variation  # noqa: E402
 
 SMALL = ["--datasets", "embedded", "--priors", "gaussian", "--seeds", "1", "--test", "30", "--budget", "0.001"]  # fmt: skip
@@ -90,3 +90,28 @@ def test_damaged_files_of_mnist_are_named(tmp_path):
         path.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match=path.name):
             setting.read_idx(path)
+
+
+def test_steps_to_the_best_bound(tmp_path, monkeypatch):
+    """A run from end to end; and the bound that is measured is that in closed form, at the optimum of the linear model."""
+    monkeypatch.setattr(steps, "LENGTHS", (2, 4))
+    monkeypatch.setattr(steps, "LONG", 4)
+    monkeypatch.setattr(steps, "TOYS", {"regression": steps.regression})
+    assert steps.main(["--output", str(tmp_path), "--seeds", "1"]) == 0
+    text = (tmp_path / "steps.md").read_text()
+    assert "natural gradient" in text
+    torch.manual_seed(0)
+    toy = steps.regression()
+    net, n = toy.make(), len(toy.x)
+    design = torch.cat([toy.x, torch.ones(n, 1)], 1)
+    precision = design.T @ design / 0.25 + torch.eye(11)
+    mean = torch.linalg.solve(precision, design.T @ toy.y / 0.25).squeeze(1)
+    scale = precision.diagonal().rsqrt()
+    with torch.no_grad():
+        for posterior, part in zip(net[0].posteriors(), (slice(10), slice(10, None)), strict=True):
+            posterior.loc.copy_(mean[part].view_as(posterior.loc))
+            posterior.log_scale.copy_(scale[part].log().view_as(posterior.loc))
+    residual = (design @ mean - toy.y.squeeze(1)).square() + design.square() @ scale.square()
+    nll = residual.mean() / 0.5 + torch.tensor(0.5 * (2 * torch.pi) ** 0.5).log()
+    kl = 0.5 * (mean.square() + scale.square() - 1 - 2 * scale.log()).sum()
+    assert steps.bound(toy, net) == pytest.approx((nll + kl / n).item(), abs=0.05)

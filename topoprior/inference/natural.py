@@ -34,7 +34,7 @@ class NaturalGradient(torch.optim.Optimizer):
         net: with mean-field posteriors. Its parameters other than their ``loc`` and ``log_scale`` are left to an
             optimizer of your own.
         num_data: N, since :func:`~topoprior.elbo_loss` is an average over examples.
-        lr: eta; lower it in the end, as for any stochastic optimizer.
+        lr: eta, 1 for Newton's step; lower it in the end, as for any stochastic optimizer.
         scale_lr: rho; by default ``lr``, also where a scheduler changes it.
         momentum: of the gradient in m, and of r.
 
@@ -58,7 +58,7 @@ class NaturalGradient(torch.optim.Optimizer):
         self,
         net: nn.Module,
         num_data: int,
-        lr: float = 0.1,
+        lr: float = 0.3,
         scale_lr: float | None = None,
         momentum: float = 0.9,
     ) -> None:
