@@ -9,7 +9,6 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import topoprior as tp
-from topoprior.nn import latents
 
 
 def conv(prior="klein-3x3"):
@@ -49,7 +48,7 @@ def test_steps_of_latents_are_longer_by_the_factor(prior, kind):
 @pytest.mark.parametrize("prior", DECODED)
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.AdamW])
 def test_groups_give_latents_a_rate_of_their_own(prior, kind):
-    """Three steps beside those of a network whose rate is one: first at the usual rate, then at the latents'."""
+    """A step beside those of networks with one rate, the usual or the latents': centers at theirs, all else as usual."""
     net = conv(prior)
     found = []
     for groups in (
@@ -63,11 +62,8 @@ def test_groups_give_latents_a_rate_of_their_own(prior, kind):
         optimizer.step()
         found.append(dict(other.named_parameters()))
     grouped, slow, fast = found
-    mask = net[0].weight_posterior.latent_mask()
     for name, value in grouped.items():
-        expected = slow[name]
-        if name == "0.weight_posterior.loc":
-            expected = torch.where(mask, fast[name], slow[name])
+        expected = fast[name] if name == "0.weight_posterior.loc" else slow[name]
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -85,10 +81,26 @@ def test_groups_have_every_parameter_once_and_decay_what_is_no_posterior():
         assert {id(p) for p in decaying} == {id(p) for i in (1, 5) for p in net[i].parameters()}
         assert all(group["weight_decay"] in (0, 0.3) for group in groups)
         rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-        assert rates[id(net[0].weight_posterior.loc)] == options.get("latent_lr", 1e-3)
+        in_prior_units = [net[0].weight_posterior.loc, *net[4].weight_posterior.parameters()]
+        assert {rates[id(p)] for p in in_prior_units} == {options.get("latent_lr", 1e-2)}
         assert (
             rates[id(net[0].weight_posterior.log_scale)] == rates[id(net[2].weight_posterior.loc)] == 1e-3
         )
+
+
+def test_the_rate_of_latents_is_at_least_a_hundredth_by_default():
+    for lr in (1e-3, 0.1):
+        assert [group["lr"] for group in tp.parameter_groups(conv(), lr)] == [lr, max(lr, 1e-2)]
+
+
+@pytest.mark.parametrize("prior", ["klein-3x3", "klein-fixed", "euclidean-3x3"])
+@pytest.mark.parametrize("posterior", ["mean-field", "delta"])
+def test_latent_parameters_have_size_1_in_every_layer(prior, posterior):
+    """What the default rate takes for granted: stds between .2 and 1.5 whatever the layer's width, where weights shrink."""
+    for inputs in (1, 100):
+        q = tp.BayesConv2d(inputs, 200, 3, prior=prior, posterior=posterior).weight_posterior
+        for parameter in q.latent_parameters():
+            assert 0.2 < parameter.std() < 1.5
 
 
 def test_groups_under_schedulers_states_and_copies():
@@ -120,7 +132,6 @@ def test_groups_under_schedulers_states_and_copies():
     for each, _ in copies[1:]:
         for a, b in zip(each.parameters(), net.parameters(), strict=True):
             torch.testing.assert_close(a, b)
-    assert not latents._BEFORE
 
 
 @pytest.mark.parametrize(

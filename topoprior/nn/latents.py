@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,10 +14,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from topoprior.priors.base import WeightPosterior
 from topoprior.utils.checks import check_module, check_positive
 
-# What a group of parameters that hold latents beside other numbers says of them, to any optimizer of torch.optim.
-_LATENTS, _OTHERS = "latents", "lr_of_others"
-# Values before a step, by optimizer.
-_BEFORE: weakref.WeakKeyDictionary[torch.optim.Optimizer, list[Tensor]] = weakref.WeakKeyDictionary()
+# Of Adam's steps in the prior's units, where everything has size 1.
+_LATENT_LR = 1e-2
 
 
 def parameter_groups(
@@ -26,20 +23,20 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     r"""Groups for an optimizer: latents with a learning rate of their own, posteriors without weight decay.
 
-    Adam's steps have about the length of the learning rate in every coordinate, whatever the gradient. A
-    weight is done after a small part of its scale; a latent has to cross much of a space of size 1, and in
-    short trainings it does not: ``latent_lr`` of 10 to 60 times ``lr`` is what the Klein prior learns from few images
-    with (docs/experiments.md). Weight decay is a Gaussian prior, and a posterior is drawn to its prior by the KL
+    Adam's steps have about the length of the learning rate in every coordinate, whatever the gradient. A weight of a
+    layer with many inputs has size 0.1 or less; latents and amplitudes of decoded kernels are in their prior's units, of size 1
+    in every layer, and at the rate of weights they stay behind. With 0.01 networks learn in the steps that nn.Conv2d
+    needs at 0.001 or 0.003 (experiments/results/drop-in). SGD's steps follow the gradient and want one rate, which
+    the default gives from 0.01 on. Weight decay is a Gaussian prior, and a posterior is drawn to its prior by the KL
     already, so it concerns deterministic layers alone.
 
-    Parameters, their names and order, and their gradients stay as they are. Schedulers see ordinary groups. Where one
-    parameter holds latents beside amplitudes, its group has the rate of the latents; the group says which entries they
-    are and how much shorter the other entries' steps have to be, and a step hook of torch.optim sees to it.
+    Parameters, their names and order, and their gradients stay as they are; groups are ordinary ones.
 
     Args:
         model: any network.
         lr: learning rate.
-        latent_lr: that of the centers of latents; ``lr`` by default.
+        latent_lr: that of the centers of latents and their amplitudes, ``posterior.latent_parameters()``; by default
+            0.01, or ``lr`` where that is larger.
         weight_decay: of the parameters outside of posteriors.
 
     Returns:
@@ -59,71 +56,20 @@ def parameter_groups(
     """
     check_module(model)
     lr = check_positive("lr", lr)
-    latent_lr = lr if latent_lr is None else check_positive("latent_lr", latent_lr)
+    latent_lr = max(lr, _LATENT_LR) if latent_lr is None else check_positive("latent_lr", latent_lr)
     weight_decay = check_positive("weight_decay", weight_decay, zero=True)
     posteriors = [module for module in model.modules() if isinstance(module, WeightPosterior)]
     of_posteriors = {id(p) for posterior in posteriors for p in posterior.parameters()}
-    masks = {id(p.loc): _compact(p.latent_mask()) for p in _with_latents(model)} if latent_lr != lr else {}
-    alone = {id(p) for posterior in posteriors for p in posterior.latent_parameters()}
-    decaying: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    latent: list[nn.Parameter] = []
-    mixed: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        if id(parameter) in masks:
-            mixed.append(parameter)
-        elif id(parameter) in alone and latent_lr != lr:
-            latent.append(parameter)
-        else:
-            (plain if id(parameter) in of_posteriors else decaying).append(parameter)
+    latent = {id(p) for posterior in posteriors for p in posterior.latent_parameters()}
     groups: list[dict[str, Any]] = [
-        {"params": decaying, "lr": lr, "weight_decay": weight_decay},
-        {"params": plain, "lr": lr, "weight_decay": 0.0},
-        {"params": latent, "lr": latent_lr, "weight_decay": 0.0},
-        {
-            "params": mixed,
-            "lr": latent_lr,
-            "weight_decay": 0.0,
-            _LATENTS: [masks[id(parameter)] for parameter in mixed],
-            _OTHERS: lr / latent_lr,
-        },
+        {"params": [], "lr": lr, "weight_decay": weight_decay},
+        {"params": [], "lr": lr, "weight_decay": 0.0},
+        {"params": [], "lr": latent_lr, "weight_decay": 0.0},
     ]
+    for parameter in model.parameters():
+        kind = 2 if id(parameter) in latent else int(id(parameter) in of_posteriors)
+        groups[kind]["params"].append(parameter)
     return [group for group in groups if group["params"]]
-
-
-def _mixed(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, Tensor, float]]:
-    for group in optimizer.param_groups:
-        for parameter, mask in zip(group["params"], group.get(_LATENTS, ()), strict=False):
-            yield parameter, mask, group[_OTHERS]
-
-
-def _remember(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    before = [parameter.detach().clone() for parameter, *_ in _mixed(optimizer)]
-    if before:
-        _BEFORE[optimizer] = before
-
-
-@torch.no_grad()
-def _shorten(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """The steps of what is no latent, to the length that its own learning rate gives."""
-    before = _BEFORE.pop(optimizer, [])
-    for start, (parameter, mask, part) in zip(before, _mixed(optimizer), strict=True):
-        parameter.copy_(
-            torch.where(mask.to(parameter.device), parameter, torch.lerp(start, parameter, part))
-        )
-
-
-register_optimizer_step_pre_hook(_remember)
-register_optimizer_step_post_hook(_shorten)
-
-
-def _compact(mask: Tensor) -> Tensor:
-    """The mask with dimensions of size 1 where it is constant; it broadcasts to what it was."""
-    for dim, size in enumerate(mask.shape):
-        first = mask.narrow(dim, 0, min(1, size))
-        if torch.equal(first.expand_as(mask), mask):
-            mask = first
-    return mask.clone()
 
 
 @contextmanager

@@ -77,7 +77,8 @@ class WeightPosterior(KnownBuffers, ABC):
         return None
 
     def latent_parameters(self) -> Sequence[nn.Parameter]:
-        """Parameters that are latents throughout; those of :meth:`latent_mask` hold other numbers too."""
+        """Centers in the prior's units, of size 1 whatever the layer: latents, with their amplitudes. They want longer
+        steps of Adam than weights (:func:`topoprior.parameter_groups`)."""
         return ()
 
     def compile_(self, on: bool = True) -> bool:

@@ -60,7 +60,7 @@ class DeltaPosterior(WeightPosterior):
         return {name: getattr(self, name) for name in self.coordinates.parts}
 
     def latent_parameters(self) -> Sequence[nn.Parameter]:
-        return [self.get_parameter(name) for name in self.coordinates.parts if name == "z"]
+        return [self.get_parameter(name) for name in self.coordinates.parts]
 
     def _set(self, parts: dict[str, Tensor]) -> None:
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ class FixedKernelsPosterior(WeightPosterior):
         self.prior_buffers = (*numbers, "scales")
         self.factors = BoundedScale(2, prior.empirical_bayes, **options)
         self.reset_parameters()
+
+    def latent_parameters(self) -> Sequence[nn.Parameter]:
+        return [self.loc]
 
     def fill_buffers(self) -> None:
         self.factors.fill_buffers()

@@ -115,6 +115,9 @@ class DecoderPosterior(WeightPosterior):
         self._coordinates(mask)[0].fill_(True)
         return mask
 
+    def latent_parameters(self) -> Sequence[nn.Parameter]:
+        return [self.loc]
+
     def compile_(self, on: bool = True) -> bool:
         if self.decoder.pixels is None:
             return False
