@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -60,6 +61,46 @@ def test_draws_differ_from_batch_to_batch():
     for found, draws in ((net[1].running_mean, means), (net[1].running_var, variances)):
         error = draws.std(0) * (1 / 300 + 1 / 600) ** 0.5
         assert ((found - draws.mean(0)).abs() < 6 * error).all()  # 6 numbers: false alarm 1e-8
+
+
+def test_every_draw_has_statistics_of_its_own():
+    """Written out: moments of what a draw computes on the training data, over all batches, normalize what it predicts."""
+    net, x, data = make().train(), torch.randn(5, 2, 6, 6), torch.randn(12, 2, 6, 6)
+    net[2] = nn.Identity()  # draws no random numbers
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    torch.manual_seed(3)
+    outputs = tp.sample_outputs(net, x, 4, bn_loader=list(data.split(4)))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert net[1].training
+    assert net[0].drawn is None
+    torch.manual_seed(3)
+    expected = []
+    with torch.no_grad():
+        for _ in range(4):
+            weight, bias = (draw[0] for draw in net[0].draw_samples(1))
+            hidden = [F.conv2d(part, weight, bias) for part in data.split(4)]
+            mean, var = (
+                torch.stack([of(h, (0, 2, 3)) for h in hidden]).mean(0) for of in (torch.mean, torch.var)
+            )
+            normalized = F.batch_norm(F.conv2d(x, weight, bias), mean, var)
+            expected.append(net[4](normalized.flatten(1)))
+    net[0].drawn = None
+    torch.testing.assert_close(outputs, torch.stack(expected))
+    torch.manual_seed(3)
+    loader = DataLoader(x, 2, generator=torch.Generator())  # takes no seed from the draws
+    streamed = tp.predict(net, loader, 4, bn_loader=list(data.split(4)))
+    torch.testing.assert_close(streamed, outputs.softmax(2))
+
+
+def test_statistics_of_draws_need_batches_that_can_be_read_again():
+    net, x = make(), torch.randn(4, 2, 6, 6)
+    with pytest.raises(ValueError, match="bn_loader: expected batches that can be read for each draw"):
+        tp.predict(net, x, 2, bn_loader=iter([x]))
+    with pytest.raises(ValueError, match="antithetic: expected False with a bn_loader"):
+        tp.predict(net, x, 2, antithetic=True, bn_loader=[x])
+    assert float(net[1].running_mean[0]) == 7
+    without = nn.Sequential(tp.BayesLinear(3, 2))
+    assert tp.predict(without, torch.randn(4, 3), 2, antithetic=True, bn_loader=[]).shape == (2, 4, 2)
 
 
 def test_what_goes_wrong_leaves_everything_as_it_was():

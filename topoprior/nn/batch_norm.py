@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,22 @@ from topoprior.nn.batches import call, inputs_of
 from topoprior.utils.checks import check_int, check_module
 
 
+def norms_of(model: nn.Module) -> list[_BatchNorm]:
+    """Batch normalizations that predict with running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Running statistics afterwards are those of before."""
+    kept = [(norm, {n: b.clone() for n, b in norm.named_buffers()}) for norm in norms_of(model)]
+    try:
+        yield
+    finally:
+        for norm, buffers in kept:
+            norm.load_state_dict(buffers, strict=False)
+
+
 @torch.no_grad()
 def update_bn(model: nn.Module, loader: Iterable[Any], num_samples: int = 1) -> None:
     r"""Make the running means and variances of batch normalization again, over draws of the weights.
@@ -20,7 +37,8 @@ def update_bn(model: nn.Module, loader: Iterable[Any], num_samples: int = 1) -> 
     During training they are averages over the last draws *and* the last steps, and lag behind weights that move fast;
     predictions in evaluation mode suffer. Afterwards they are equally weighted averages over all batches and
     ``num_samples`` draws for each, as in :func:`torch.optim.swa_utils.update_bn`, of which this is the Bayesian
-    counterpart. Inside :func:`~topoprior.posterior_mean` they are those of the mean weights. The network runs in training
+    counterpart. Draws shift the statistics, though, and one mean over them suits no draw: ``predict(..., bn_loader=)`` gives each
+    draw its own. Inside :func:`~topoprior.posterior_mean` they are those of the mean weights. The network runs in training
     mode and is put back into the modes that it had.
 
     Args:
@@ -42,7 +60,7 @@ def update_bn(model: nn.Module, loader: Iterable[Any], num_samples: int = 1) -> 
     """
     check_module(model)
     num_samples = check_int("num_samples", num_samples)
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = norms_of(model)
     if not norms:
         return
     modes = [(module, module.training) for module in model.modules()]

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from topoprior.nn.advice import warn_no_bayesian_layer, warn_probabilities
 from topoprior.nn.base import BayesLayer
+from topoprior.nn.batch_norm import norms_of, statistics_kept, update_bn
 from topoprior.nn.batches import Batch, Output, call, inputs_of, is_loader, map_tensors, pick, rows, split
-from topoprior.nn.contexts import bayes_layers, evaluation, posterior_mean
+from topoprior.nn.contexts import bayes_layers, evaluation, frozen_sample, posterior_mean
 from topoprior.nn.weights_in_use import Draws, InUse, restored, tell
 from topoprior.utils.checks import check_int, check_module
 
@@ -31,6 +32,7 @@ def predict(
     max_batch: int | None = None,
     antithetic: bool = False,
     output: Output = None,
+    bn_loader: Iterable[Any] | None = None,
 ) -> Tensor:
     r"""Class probabilities under draws of the weights: softmax for each draw, p(y | x, w_s), w_s ~ q.
 
@@ -55,7 +57,7 @@ def predict(
         >>> tp.predict(net, torch.randn(5, 4), num_samples=10).shape
         torch.Size([10, 5, 3])
     """
-    logits = _sample(model, x, num_samples, max_batch, antithetic, output)
+    logits = _sample(model, x, num_samples, max_batch, antithetic, output, bn_loader)
     if logits.dim() < 3 or logits.shape[2] < 2:
         raise ValueError(
             f"model: expected logits (batch, classes, ...) of 2 classes or more, found {tuple(logits.shape[1:])}; "
@@ -74,6 +76,7 @@ def sample_outputs(
     max_batch: int | None = None,
     antithetic: bool = False,
     output: Output = None,
+    bn_loader: Iterable[Any] | None = None,
 ) -> Tensor:
     """What the model returns under draws of its weights, for regression or a likelihood of one's own.
 
@@ -102,14 +105,18 @@ def sample_outputs(
             odd in the noise.
         output: which part of what the model returns, if not a tensor: a key, such as "out" or "logits", an
             index, or a function of it.
+        bn_loader: batches of training data, a few hundred examples. Each draw then has statistics of batch normalization of
+            its own, made from them, and a pass of its own; those that the network has stay as they are. Draws shift
+            the inputs of batch normalization, and with statistics that are means over draws predictions are
+            less sure, and worse, than in training (docs/concepts/layers.md).
 
     Returns:
         (num_samples, batch, ...); for M models (M * num_samples, batch, ...), one model's after the other's.
 
     Raises:
         TypeError: ``model`` is no module, ``x`` has no tensor, ``num_samples`` or ``max_batch`` no int.
-        ValueError: ``num_samples`` or ``max_batch`` below 1, an odd number of antithetic samples, inputs of different
-            length, no model, no batch, a model that does not return one row for each it is given.
+        ValueError: ``num_samples`` or ``max_batch`` below 1, an odd number of antithetic samples, or any with a ``bn_loader``;
+            a ``bn_loader`` or loader that can be read only once where it is read for each draw; inputs of different length, no model, no batch, a model that does not return one row for each it is given.
 
     Warns:
         UserWarning: no Bayesian layer, and samples that are all the same.
@@ -119,7 +126,7 @@ def sample_outputs(
         >>> sample_outputs(tp.BayesLinear(4, 1), torch.randn(5, 4), num_samples=10).std(0).shape
         torch.Size([5, 1])
     """
-    return _sample(model, x, num_samples, max_batch, antithetic, output)
+    return _sample(model, x, num_samples, max_batch, antithetic, output, bn_loader)
 
 
 @torch.no_grad()
@@ -130,6 +137,7 @@ def _sample(
     max_batch: int | None,
     antithetic: bool,
     output: Output,
+    bn_loader: Iterable[Any] | None = None,
 ) -> Tensor:
     models: list[Any] = list(model) if isinstance(model, list | tuple | nn.ModuleList) else [model]
     for each in models:
@@ -140,6 +148,8 @@ def _sample(
     most = None if max_batch is None else check_int("max_batch", max_batch)
     if antithetic and num_samples % 2:
         raise ValueError(f"num_samples: antithetic samples come in pairs, found {num_samples}")
+    if bn_loader is not None and any(map(norms_of, models)):
+        return _sample_with_statistics(models, x, num_samples, max_batch, antithetic, output, bn_loader)
     streamed = is_loader(x)
     if not streamed:
         rows(x)
@@ -163,6 +173,31 @@ def _sample(
         ):
             warn_no_bayesian_layer(each, f"its {num_samples} samples are all the same", 4)
     return outputs
+
+
+def _sample_with_statistics(
+    models: list[nn.Module],
+    x: Batch | Iterable[Any],
+    num_samples: int,
+    max_batch: int | None,
+    antithetic: bool,
+    output: Output,
+    bn_loader: Iterable[Any],
+) -> Tensor:
+    """As :func:`_sample`, draw by draw, each with its statistics of batch normalization."""
+    if antithetic:
+        raise ValueError("antithetic: expected False with a bn_loader, found True")
+    for name, loader in (("x", x), ("bn_loader", bn_loader)):
+        if isinstance(loader, Iterator):
+            raise ValueError(f"{name}: expected batches that can be read for each draw, found an iterator")
+    found = []
+    for model in models:
+        with statistics_kept(model):
+            for _ in range(num_samples):
+                with frozen_sample(model):
+                    update_bn(model, bn_loader)
+                    found.append(_sample(model, x, 1, max_batch, False, output))
+    return torch.cat(found)
 
 
 class _Sampler:
