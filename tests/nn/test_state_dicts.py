@@ -220,3 +220,54 @@ def test_a_layer_on_the_meta_device_refuses_the_state_of_another_prior():
         layer = conv(DECODER("klein-3x3"))
     with pytest.raises(RuntimeError, match="another prior"):
         layer.load_state_dict(conv(DECODER("klein-3x3", gain=5.0)).state_dict(), assign=True)
+
+
+def test_a_checkpoint_of_any_moment_of_training_loads(tmp_path):
+    """As Lightning writes them: before a step, between its parts, inside contexts and predictions. All go on alike."""
+    net = nn.Sequential(tp.BayesConv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), tp.BayesLinear(64, 2))
+    x, y = torch.randn(8, 1, 6, 6), torch.randint(2, (8,))
+    optimizer = torch.optim.Adam(tp.parameter_groups(net, 1e-3))
+    moments = []
+
+    def save(*_):
+        path = tmp_path / f"{len(moments)}.ckpt"
+        torch.save({"state_dict": net.state_dict(), "optimizer": optimizer.state_dict()}, path)
+        moments.append(path)
+
+    def step(model, stepper, seen=lambda: None):
+        torch.manual_seed(0)
+        loss = tp.elbo_loss(model(x), y, model, 8)
+        seen()
+        loss.backward()
+        seen()
+        stepper.step()
+        stepper.zero_grad()
+
+    step(net, optimizer)
+    step(copy.deepcopy(net), torch.optim.SGD(net.parameters(), 0.0), save)
+    for context in (tp.posterior_mean, tp.frozen_sample):
+        with context(net):
+            save()
+    handle = net[2].register_forward_hook(save)
+    with torch.no_grad():
+        tp.predict(net, x, 2)
+        tp.predict(net, x, 2, antithetic=True)
+    handle.remove()
+    net.zero_grad()
+    save()
+    assert len(moments) == 7
+    found = []
+    for path in moments:
+        state = torch.load(path, weights_only=True)
+        other = nn.Sequential(
+            tp.BayesConv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), tp.BayesLinear(64, 2)
+        )
+        stepper = torch.optim.Adam(tp.parameter_groups(other, 1e-3))
+        other.load_state_dict(state["state_dict"])
+        stepper.load_state_dict(state["optimizer"])
+        step(other, stepper)
+        found.append(nn.utils.parameters_to_vector(other.parameters()))
+    step(net, optimizer)
+    expected = nn.utils.parameters_to_vector(net.parameters())
+    for vector in found:
+        torch.testing.assert_close(vector, expected)
