@@ -1,0 +1,186 @@
+"""What happens to somebody who swaps a layer in: every library with its defaults, in recipes that train nn.Conv2d.
+
+    python -m experiments.benchmarks.drop_in --layers "nn.Conv2d,klein-3x3,BLiTZ"
+    python -m experiments.benchmarks.drop_in --data mnist:1000,cifar10-jpeg=FOLDER:5000 --data-dir DATA
+    python -m experiments.benchmarks.drop_in --report
+
+A row is a data set, a network and a recipe (an optimizer with its learning rate and schedule). In a row all layers get the
+same batches and the same number of steps, and nothing is tuned. The loss is what every library documents, cross entropy
++ KL / N. Predictions are the mean of 16 draws. Where a network has batch normalization, its statistics are made again
+after training, over four draws a batch; with layers of topoprior every draw has its own, as its documentation says.
+
+Seeds from 100 on are for choosing defaults: "klein-3x3 init_scale=0.01 latent_lr=0.03" is a candidate. The report has
+them in a table of their own. Finished runs are files in OUTPUT/runs: the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+import topoprior as tp
+from experiments.benchmarks import drop_in_report
+from experiments.benchmarks.recipes import NETWORKS, RECIPES, SEGMENTS, make_optimizer, pixel_labels
+from experiments.benchmarks.swapped import LAYERS, Swapped, make
+from experiments.common import data as datasets
+from experiments.common.folders import DataError
+from experiments.common.metrics import evaluate
+from experiments.common.options import Parser, check_known, check_writable, names, say, seed_list, whole
+from experiments.common.store import Store, digest, tensor_bytes
+
+SAMPLES = 16
+NORM_DATA = 256  # training images that the statistics of a draw are made from
+_CLASSIFIERS = [name for name in NETWORKS if name not in SEGMENTS]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--data", type=names, default=["embedded"], help="NAME, NAME:TRAIN_SIZE or LABEL=FOLDER:TRAIN_SIZE")
+    add("--data-dir", type=Path, default=Path("data"), help="where torchvision's files are")
+    add("--networks", type=names, default=_CLASSIFIERS, help="of " + ", ".join(NETWORKS))
+    add("--recipes", type=names, default=list(RECIPES))
+    add("--layers", type=names, default=list(LAYERS), help="libraries and priors; priors with options")
+    add("--width", type=whole, default=16, help="channels of the plain network's first convolution")
+    add("--side", type=whole, default=16, help="images are resized to this height and width")
+    add("--steps", type=whole, default=200)
+    add("--batch-size", type=whole, default=64)
+    add("--test-size", type=whole, default=500, help="test images, chosen by the seed")
+    add("--seeds", default="3", help="how many, or a list such as 0,1,2")
+    add("--report", action="store_true", help="train nothing: a report of all finished runs")
+    add("--output", type=Path, default=Path("results/drop-in"), help="folder")
+    arguments = parser.parse_args(argv)
+    store = Store(arguments.output / "runs")
+    try:
+        check_writable(arguments.output)
+        if not arguments.report:
+            train_all(arguments, store)
+    except (ValueError, DataError) as error:
+        parser.error(str(error))
+    runs = list(store)
+    if not runs:
+        parser.error(f"--output {arguments.output}: no finished runs")
+    drop_in_report.write(runs, arguments.output)
+
+
+def train_all(arguments: argparse.Namespace, store: Store) -> None:
+    """The grid: all rows of a seed and a layer, before the next layer, the next seed, the next data set."""
+    seeds = seed_list(arguments.seeds, 0)
+    check_known(arguments.networks, NETWORKS, "--networks")
+    check_known(arguments.recipes, RECIPES, "--recipes")
+    layers: dict[str, Swapped] = {}
+    for name in arguments.layers:
+        try:
+            layers[name] = make(name)
+        except ImportError as error:
+            say(f"left out: {name}: not installed ({error})")
+    total = (
+        len(arguments.data) * len(seeds) * len(layers) * len(arguments.networks) * len(arguments.recipes)
+    )
+    with tqdm(total=total, desc="runs", file=sys.stderr) as progress:
+        for text in arguments.data:
+            for seed in seeds:
+                label, images = load(text, arguments, seed)
+                content = digest(*map(tensor_bytes, (images.train_images, images.test_images)))
+                for name, layer in layers.items():
+                    for network in arguments.networks:
+                        for recipe in arguments.recipes:
+                            config = {
+                                "data set": label, "network": network, "recipe": recipe, "layer": name, "seed": seed,
+                                "steps": arguments.steps, "batch": arguments.batch_size, "width": arguments.width, "side": arguments.side,
+                                "tests": arguments.test_size, "defaults": layer.defaults, "data": content,
+                            }  # fmt: skip
+                            if store.get(config) is None:
+                                store.put(config, {"measures": one_run(layer, images, config)})
+                            progress.update()
+
+
+def load(text: str, arguments: argparse.Namespace, seed: int) -> tuple[str, datasets.ImageData]:
+    """The label of a set, and the images that a seed chooses."""
+    where, _, size = text.partition(":")
+    label, _, folder = where.partition("=")
+    train = whole(size) if size else None
+    images = datasets.load(
+        folder or label,
+        arguments.data_dir,
+        image_size=arguments.side,
+        train_size=train,
+        test_size=arguments.test_size,
+        seed=seed,
+    )
+    return f"{label} {size}".strip(), images
+
+
+def one_run(layer: Swapped, images: datasets.ImageData, config: dict[str, Any]) -> dict[str, float]:
+    """Train and test one network. Equal seeds give equal batches, whatever the layers draw."""
+    torch.manual_seed(config["seed"])
+    segments = config["network"] in SEGMENTS
+    channels, classes = images.train_images.shape[1], len(images.classes) + segments
+    build = NETWORKS[config["network"]]
+    net = layer.peer.container(*build(layer.peer.convolution, channels, classes, config["width"]))
+    center, spread = images.train_images.mean(), images.train_images.std()
+    layout = torch.channels_last  # on CPUs max-pooling is then ten times as fast
+    x = ((images.train_images - center) / spread).to(memory_format=layout)
+    tests = ((images.test_images - center) / spread).to(memory_format=layout)
+    y, answers = images.train_labels, images.test_labels
+    if segments:
+        y, answers = pixel_labels(images.train_images, y), pixel_labels(images.test_images, answers)
+    positions = y[
+        0
+    ].numel()  # the mean over them is minimized, so the KL is divided by their number as well
+    batches = torch.Generator().manual_seed(config["seed"])
+    optimizer, schedule = make_optimizer(config["recipe"], net, layer.groups, config["steps"])
+    start = time.perf_counter()
+    for _ in range(config["steps"]):
+        rows = torch.randint(len(x), (min(config["batch"], len(x)),), generator=batches)
+        optimizer.zero_grad()
+        data_term = F.cross_entropy(net(x[rows]), y[rows])
+        (data_term + layer.kl(net) / (len(x) * positions)).backward()
+        optimizer.step()
+        schedule.step()
+    seconds = time.perf_counter() - start
+    with torch.no_grad():
+        kl = float(layer.kl(net)) / layer.temperature
+    samples = SAMPLES if layer.draws else 1
+    if any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
+        tp.update_bn(
+            net, [(part,) for part in x.split(config["batch"])], num_samples=4 if layer.draws else 1
+        )
+    some = x[torch.randperm(len(x), generator=batches)[:NORM_DATA]]
+    predicted = predict(layer, net, tests, samples, some)
+    diverged = not bool(predicted.isfinite().all())
+    predicted = predicted.nan_to_num(1 / classes)
+    if segments:
+        predicted, answers = predicted.movedim(1, -1).flatten(0, -2), answers.flatten()
+    return {
+        **evaluate(predicted, answers),
+        "cross entropy": float(data_term.detach()),
+        "KL / N": kl / len(x),
+        "diverged": float(diverged),
+        "seconds": seconds,
+    }
+
+
+@torch.no_grad()
+def predict(layer: Swapped, net: nn.Module, x: Tensor, samples: int, norm_data: Tensor) -> Tensor:
+    """Mean probabilities over draws: `tp.predict`, or as many passes of the network."""
+    if layer.ours:
+        return tp.predict(net, x, samples, max_batch=200, bn_loader=[(norm_data,)]).mean(0)
+    net.eval()
+    parts = x.split(200)
+    return torch.cat(
+        [torch.stack([net(part).softmax(1) for _ in range(samples)]).mean(0) for part in parts]
+    )
+
+
+if __name__ == "__main__":
+    main()

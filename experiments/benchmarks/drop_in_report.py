@@ -1,0 +1,121 @@
+"""The report of the drop-in benchmark: means over rows, every recipe and network, every row, the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.benchmarks.swapped import LAYERS
+from experiments.common.document import Document
+from experiments.common.store import Run
+from experiments.common.tables import frame, write_csv
+
+REFERENCE = "nn.Conv2d"
+MEASURES = {"accuracy": "cls/Acc", "NLL": "cls/NLL", "ECE": "cal/ECE"}
+PLACE = ["data set", "network", "recipe"]
+CHOOSING = 100  # seeds from here on are for choosing defaults
+
+
+def write(runs: Iterable[Run], output: Path) -> None:
+    """runs.csv and report.md."""
+    table = frame(runs).sort_values(["data set", "seed", "network", "recipe", "layer"])
+    write_csv(output / "runs.csv", table)
+    document = Document("Swapping a layer in")
+    held_out, choosing = table[table["seed"] < CHOOSING], table[table["seed"] >= CHOOSING]
+    if len(held_out):
+        document.text(
+            "Nothing is tuned. Accuracy, negative log likelihood (nats) and expected calibration error of the mean of 16 draws. "
+            f"Differences are to {REFERENCE}, over the rows (data set, network, recipe, seed) that both have, means of rows first "
+            "over seeds. Standard errors are over rows."
+        )
+        document.table(summary(held_out))
+        for by in ("recipe", "network", "data set"):
+            document.heading(f"By {by}")
+            document.table(split(held_out, by))
+        document.heading("Every row: accuracy / NLL / ECE, means over seeds")
+        document.table(rows(held_out))
+    if len(choosing):
+        document.heading(f"Candidates, seeds {CHOOSING} and on")
+        document.table(summary(choosing))
+    document.write(output)
+
+
+def differences(table: pd.DataFrame, layer: str, measure: str) -> pd.Series:
+    """Layer minus reference at every place, mean over the seeds that both have."""
+    wide = table[table["layer"].isin([layer, REFERENCE])].pivot_table(
+        index=[*PLACE, "seed"], columns="layer", values=measure
+    )
+    if not {layer, REFERENCE} <= set(wide.columns):
+        return pd.Series(dtype=float)
+    return (wide[layer] - wide[REFERENCE]).dropna().groupby(PLACE).mean()
+
+
+def summary(table: pd.DataFrame) -> list[list[str]]:
+    head = [
+        "layer",
+        "rows",
+        "runs",
+        *MEASURES,
+        *(f"Δ {name}" for name in MEASURES),
+        "worst row's Δ accuracy",
+    ]
+    lines = [[*head, "rows below by > .03", "KL / N"]]
+    for layer in ordered(table):
+        own = table[table["layer"] == layer]
+        places = own.groupby(PLACE)
+        line = [layer, str(places.ngroups), str(len(own))]
+        line += [f"{places[column].mean().mean():.3f}" for column in MEASURES.values()]
+        deltas = [differences(table, layer, column) for column in MEASURES.values()]
+        if layer == REFERENCE or not len(deltas[0]):
+            lines.append([*line, "", "", "", "", "", ""])
+            continue
+        line += [f"{delta.mean():+.3f} ± {delta.sem():.3f}" for delta in deltas]
+        line += [
+            f"{deltas[0].min():+.3f}",
+            str(int((deltas[0] < -0.03).sum())),
+            f"{own['KL / N'].mean():.1f}",
+        ]
+        lines.append(line)
+    return lines
+
+
+def split(table: pd.DataFrame, by: str) -> list[list[str]]:
+    """Δ accuracy / NLL / ECE of every layer, means over the places of every value of ``by``."""
+    values = list(dict.fromkeys(table[by]))
+    lines = [["layer", *values]]
+    for layer in ordered(table):
+        cells = []
+        for value in values:
+            some = table[table[by] == value]
+            if layer == REFERENCE:
+                means = [
+                    some[some["layer"] == layer].groupby(PLACE)[c].mean().mean() for c in MEASURES.values()
+                ]
+                cells.append("" if pd.isna(means[0]) else " / ".join(f"{m:.3f}" for m in means))
+                continue
+            deltas = [differences(some, layer, column).mean() for column in MEASURES.values()]
+            cells.append("" if pd.isna(deltas[0]) else " / ".join(f"{d:+.3f}" for d in deltas))
+        lines.append([layer, *cells])
+    return lines
+
+
+def rows(table: pd.DataFrame) -> list[list[str]]:
+    layers = ordered(table)
+    means = table.groupby([*PLACE, "layer"])[list(MEASURES.values())].mean()
+    lines = [[*PLACE, *layers]]
+    for place in dict.fromkeys(table[PLACE].itertuples(index=False, name=None)):
+        cells = []
+        for layer in layers:
+            key = (*place, layer)
+            found = means.loc[key] if key in means.index else None
+            cells.append("" if found is None else " / ".join(f"{value:.3f}" for value in found))
+        lines.append([*place, *cells])
+    return lines
+
+
+def ordered(table: pd.DataFrame) -> list[str]:
+    """As `LAYERS` has them, candidates by name after them."""
+    found = set(table["layer"])
+    return [name for name in LAYERS if name in found] + sorted(found - set(LAYERS))

@@ -1,0 +1,92 @@
+"""The drop-in benchmark: a tiny run that resumes, every recipe and network, the report against means by hand."""
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("pandas")
+from experiments.benchmarks import drop_in, drop_in_report, recipes, swapped  # noqa: E402
+
+TINY = ["--steps", "2", "--batch-size", "8", "--test-size", "20", "--side", "8", "--recipes", "adam-1e-3"]
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    command = [*TINY, "--networks", "plain,batch-norm", "--seeds", "0,", "--output", str(tmp_path)]
+    drop_in.main([*command, "--layers", "nn.Conv2d"])
+    trained = []
+    once = drop_in.one_run
+    monkeypatch.setattr(
+        drop_in, "one_run", lambda layer, *rest: trained.append(layer) or once(layer, *rest)
+    )
+    drop_in.main([*command, "--layers", "nn.Conv2d,klein-3x3,gaussian init_scale=0.01 temperature=0.1"])
+    assert len(trained) == 4
+    table = pd.read_csv(tmp_path / "runs.csv")
+    assert len(table) == 6
+    assert (table[table["layer"] != "nn.Conv2d"]["KL / N"] > 1).all()
+    report = (tmp_path / "report.md").read_text()
+    assert "| klein-3x3 | 2 | 2 |" in report
+    drop_in.main(["--report", "--output", str(tmp_path)])
+    assert (tmp_path / "report.md").read_text() == report
+    assert len(trained) == 4
+
+
+@pytest.mark.parametrize("network", recipes.NETWORKS)
+def test_every_network_trains_by_every_recipe(network):
+    layer = swapped.make("klein-3x3")
+    net = nn.Sequential(*recipes.NETWORKS[network](layer.peer.convolution, 3, 4, 16))
+    x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    if network in recipes.SEGMENTS:
+        y = recipes.pixel_labels(x, y % 3)
+    for recipe in recipes.RECIPES:
+        optimizer, schedule = recipes.make_optimizer(recipe, net, layer.groups, 5)
+        before = [p.detach().clone() for p in net.parameters()]
+        (
+            nn.functional.cross_entropy(net(x), y) + layer.kl(net) / 100
+        ).backward()  # biases before norms have the KL alone
+        optimizer.step()
+        schedule.step()
+        assert all(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+        optimizer.zero_grad()
+
+
+def test_pixels_have_the_class_of_their_image_or_none():
+    images = torch.tensor([[[[0.0, 1.0]]], [[[0.5, 0.1]]]])
+    assert recipes.pixel_labels(images, torch.tensor([0, 4])).tolist() == [[[0, 1]], [[5, 0]]]
+
+
+def test_the_report_compares_runs_of_one_row_and_seed():
+    rows = [
+        ("a", "nn.Conv2d", 0, 0.5), ("a", "nn.Conv2d", 1, 0.7), ("a", "klein-3x3", 0, 0.6),
+        ("b", "nn.Conv2d", 0, 0.9), ("b", "klein-3x3", 0, 0.5), ("c", "klein-3x3", 0, 0.1),
+    ]  # fmt: skip
+    table = pd.DataFrame(
+        [
+            {"data set": "d", "network": "n", "recipe": r, "layer": name, "seed": s, "cls/Acc": acc,
+             "cls/NLL": acc, "cal/ECE": acc, "KL / N": 1.0}
+            for r, name, s, acc in rows
+        ]
+    )  # fmt: skip
+    found = drop_in_report.differences(table, "klein-3x3", "cls/Acc")
+    assert found.round(6).to_dict() == {("d", "n", "a"): 0.1, ("d", "n", "b"): -0.4}
+    _, reference, klein = drop_in_report.summary(table)
+    assert reference[:4] == ["nn.Conv2d", "2", "3", "0.750"]  # the mean of .6 and .9
+    assert klein[:4] == ["klein-3x3", "3", "3", "0.400"]
+    assert klein[6] == "-0.150 ± 0.250"
+    assert klein[9:11] == ["-0.400", "1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--layers", "klien-3x3"], "did you mean"),
+        (["--layers", "klein-3x3 init_scale=wide"], "expected KEY=NUMBER"),
+        (["--layers", "nn.Conv2d width=3"], "options are for priors"),
+        (["--networks", "vgg"], "--networks vgg: choose from plain"),
+        (["--data", "nothing"], "no data set or folder"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        drop_in.main([*TINY, *options, "--output", str(tmp_path / "out")])
+    assert message in capsys.readouterr().err
