@@ -26,7 +26,7 @@ from topoprior.spaces.deck import inverse
 from topoprior.utils.checks import check_int
 from topoprior.utils.plain import on_cpu
 
-NEIGHBOURS = 16
+NEIGHBOURS = 32  # with 16 a map to a wrong space can hide its torn points in holes between triangles
 _TOL = 1e-6
 _MOST_BARE = 0.1  # share of edges without a triangle: beyond it the complex is more of a graph than a space
 
@@ -104,7 +104,7 @@ class Certificate(NamedTuple):
 
 @on_cpu
 def neighbour_complex(x: Tensor, neighbours: int | None = None) -> Complex:
-    """Edges of ``x`` (N, ...) to the nearest neighbours (default 16, or all), either way, and their triangles.
+    """Edges of ``x`` (N, ...) to the nearest neighbours (default 32, or all), either way, and their triangles.
 
     Example:
         >>> angle = torch.arange(12) * math.pi / 6
