@@ -58,7 +58,7 @@ ENGINES = {
     "laplace-last": Row("last-layer Laplace at the MAP", methods.laplace_last, _POINT),
     "vi-early": Row("mean-field VI, stopped after 200 steps", methods.variational, {"steps": 200, "lr": 5e-3}),
     "vi": Row("mean-field VI, 3,000 steps", methods.variational, {"steps": 3000, "lr": 5e-3}),
-    "natural": Row("mean-field VI by natural gradients, 800 steps", methods.natural, {"steps": 800, "lr": 0.1}),
+    "natural": Row("mean-field VI by natural gradients, 800 steps", methods.natural, {"steps": 800, "lr": 0.3}),
     "hmc": Row("HMC, dual averaging, 2 chains of 80 trajectories", methods.chains,
         {"method": "hmc", "num_chains": 2, "warmup": 40, "num_samples": 40, "max_steps": 32}),
     "baoab-short": Row("BAOAB, 2 chains of 600 gradients", methods.chains,
