@@ -10,7 +10,7 @@ from sympy.matrices.normalforms import smith_normal_form
 import topoprior as tp
 from tests.spaces.cases import ALL, space_named
 from topoprior.spaces.deck import inverse
-from topoprior.spaces.flat.group import generate_group
+from topoprior.spaces.flat.generate import generate_group
 
 # First homology: rank, and the orders of its cyclic parts; the generators modulo the relations must give it.
 HOMOLOGY = {

@@ -1,13 +1,88 @@
-"""Groups of isometries: validation, generation, and the integer arithmetic of lattices."""
+"""Groups of isometries of R^n: the value that a flat manifold has, and what makes it a group that acts freely."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from topoprior.spaces.flat.lattices import _TOL, lattice_basis, short_vectors, solvable
+from topoprior.spaces.flat.lattices import _TOL, short_vectors, solvable
+
+
+class FlatGroup:
+    """A discrete group of isometries { x -> A_j x + t_j + B k : k in Z^r } of R^n that acts freely: a value.
+
+    Args:
+        lattice: B, (n, r), columns are the translations; r < n leaves directions open.
+        cosets: of the lattice, pairs of A_j (n, n) and t_j (n,), float64. The identity may be left out.
+
+    Attributes:
+        lattice, linear, shift, integer_linear: B, all A_j (m, n, n) and t_j (m, n), the identity first, and the A_j in
+            the lattice basis, integers (m, r, r).
+        across_basis: orthonormal, of the open directions, (n, n - r).
+        periods: the period along each axis (``inf`` where open), or None if the lattice is not along axes.
+
+    Raises:
+        ValueError: no group, A_j not orthogonal or does not preserve the lattice, an element with a fixed
+            point; the message names it.
+
+    Example:
+        >>> eye = torch.eye(2).double()
+        >>> group = FlatGroup(eye, [])  # of the torus
+        >>> group.wrap(torch.tensor([0.75, 2.0])), group.coset_of(eye, eye[0]), group.num_sheets
+        (tensor([-0.2500,  0.0000]), 0, 1)
+    """
+
+    def __init__(self, lattice: Tensor, cosets: Sequence[tuple[Tensor, Tensor]]) -> None:
+        if lattice.dim() != 2 or lattice.shape[0] < lattice.shape[1]:
+            raise ValueError(f"lattice: expected shape (n, r) with r <= n, found {tuple(lattice.shape)}")
+        self.lattice = lattice
+        self.dim, self.rank = n, _ = lattice.shape
+        identity = (torch.eye(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))
+        linear, shift = zip(identity, *cosets, strict=True)
+        self.linear, self.shift, self.integer_linear = check_group(lattice, list(linear), list(shift))
+        self.num_sheets = len(self.shift)
+        self.across_basis = torch.linalg.qr(lattice, mode="complete").Q[:, self.rank :]
+        self.dual = torch.linalg.pinv(lattice).T  # columns: the dual basis
+        self.periods = _periods(lattice)
+
+    def across_coordinates(self, x: Tensor) -> Tensor:
+        """Coordinates of ``x`` along the open directions, (..., n - r)."""
+        return x @ self.across_basis.to(x)
+
+    def lattice_coordinates(self, x: Tensor) -> Tensor:
+        """Coordinates of ``x`` in the lattice basis, B^+ x, (..., r)."""
+        return x @ self.dual.to(x)
+
+    def wrap(self, x: Tensor) -> Tensor:
+        """``x`` modulo the lattice, lattice coordinates in [-1/2, 1/2]."""
+        return x - self.lattice_coordinates(x).round() @ self.lattice.T.to(x)
+
+    def sheets(self, x: Tensor) -> Tensor:
+        """A_j x + t_j for every coset j, (..., n) -> (..., m, n)."""
+        return torch.einsum("jab,...b->...ja", self.linear.to(x), x) + self.shift.to(x)
+
+    def coset_of(self, a: Tensor, t: Tensor) -> int | None:
+        """The coset to which x -> a x + t belongs, None if it is not in the group."""
+        cosets = list(zip(self.linear, self.shift, strict=True))
+        return find_coset(cosets, a, t, self.lattice, self.dual.T)
+
+    def corners(self) -> Tensor:
+        """The corners of the centred cell of the lattice, (2^r, n)."""
+        signs = list(itertools.product((-0.5, 0.5), repeat=self.rank))
+        return self.lattice.new_tensor(signs).reshape(2**self.rank, self.rank) @ self.lattice.T
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FlatGroup):
+            return NotImplemented
+        mine, others = (self.lattice, self.linear, self.shift), (other.lattice, other.linear, other.shift)
+        return all(a.shape == b.shape and torch.allclose(a, b) for a, b in zip(mine, others, strict=True))
+
+    def __hash__(self) -> int:
+        return hash((self.dim, self.rank, self.num_sheets))
 
 
 def check_group(
@@ -121,54 +196,9 @@ def shortest_loop(lattice: Tensor, linear: Tensor, shift: Tensor) -> float:
     return best
 
 
-# --- groups from generators --------------------------------------------------------------------
-
-
-def generate_group(
-    generators: list[tuple[Tensor, Tensor]], most: int = 200
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Lattice of translations and coset representatives of the group that isometries generate.
-
-    Breadth-first search over the linear parts; every product that lands on a known linear part
-    leaves a translation behind, and by Schreier's lemma these generate the whole lattice.
-
-    Args:
-        generators: pairs (A, t), A orthogonal (n, n), t (n,), float64.
-        most: the largest number of linear parts.
-
-    Returns:
-        lattice (n, r) and the cosets, the identity first, each t in the centred cell of the lattice.
-
-    Raises:
-        ValueError: a generator is no isometry, the linear parts do not close, or the translations
-            come arbitrarily close to 0.
-    """
-    if not generators:
-        raise ValueError("generators: expected at least one, found none")
-    n = generators[0][1].numel()
-    for i, (a, t) in enumerate(generators):
-        if a.shape != (n, n) or t.shape != (n,):
-            raise ValueError(
-                f"generator {i}: expected shapes ({n}, {n}) and ({n},), "
-                f"found {tuple(a.shape)} and {tuple(t.shape)}"
-            )
-        if not torch.allclose(a @ a.T, torch.eye(n, dtype=a.dtype), atol=_TOL):
-            raise ValueError(f"generator {i}: A is not orthogonal")
-    cosets = [(torch.eye(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))]
-    translations: list[Tensor] = []
-    for a, t in cosets:  # grows while it is read
-        for b, s in generators:
-            product, moved = a @ b, a @ s + t
-            for known, origin in cosets:
-                if torch.allclose(product, known, atol=_TOL):
-                    translations.append(moved - origin)
-                    break
-            else:
-                if len(cosets) == most:
-                    raise ValueError(
-                        f"generators: more than {most} linear parts, is one of infinite order?"
-                    )
-                cosets.append((product, moved))
-    lattice = lattice_basis(translations)
-    inverse = torch.linalg.pinv(lattice)
-    return lattice, [(a, t - lattice @ (inverse @ t).round()) for a, t in cosets]
+def _periods(lattice: Tensor) -> Tensor | None:
+    """The period along each axis, ``inf`` where there is none; None if the lattice is not along axes."""
+    if ((lattice.abs() > 1e-12).sum(0) > 1).any():
+        return None
+    periods = lattice.abs().sum(1)
+    return torch.where(periods > 0, periods, math.inf)

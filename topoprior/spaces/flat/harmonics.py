@@ -16,18 +16,19 @@ import copy
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from topoprior.spaces.flat.group import find_coset
+from topoprior.spaces.flat.group import FlatGroup
 from topoprior.utils.checks import check_int
 from topoprior.utils.plain import plain
 from topoprior.utils.precision import without_autocast
 
-if TYPE_CHECKING:
-    from typing import Any as FlatManifold
+
+class HasGroup(Protocol):
+    group: FlatGroup  # all that is asked of a space
 
 
 # A term is a plane wave, k in Z^r, times a coordinate along which the space is not periodic (or 1: None).
@@ -67,26 +68,27 @@ class Harmonics:
     @plain
     def __init__(
         self,
-        covering: FlatManifold,
+        covering: HasGroup,
         num_features: int,
         *,
         character: Sequence[int] | None = None,
         coordinates: bool = False,
     ) -> None:
         num_features = check_int("num_features", num_features)
-        if not hasattr(covering, "integer_linear"):
+        group = getattr(covering, "group", None)
+        if not isinstance(group, FlatGroup):
             raise TypeError(f"covering: expected a flat manifold, found {covering!r}")
-        if covering.rank == 0:
+        if group.rank == 0:
             raise ValueError(f"covering: {covering!r} has no periodic direction, so no harmonics")
-        signs = list(character) if character is not None else [1] * covering.num_sheets
-        if len(signs) != covering.num_sheets:
+        signs = list(character) if character is not None else [1] * group.num_sheets
+        if len(signs) != group.num_sheets:
             raise ValueError(
-                f"character: expected {covering.num_sheets} signs, one a coset, found {len(signs)}"
+                f"character: expected {group.num_sheets} signs, one a coset, found {len(signs)}"
             )
-        _check_character(covering, signs)
-        self.covering = covering
+        _check_character(group, signs)
+        self.covering: Any = covering
         self.character = tuple(signs)
-        found = _lowest(covering, num_features, signs, coordinates)
+        found = _lowest(group, num_features, signs, coordinates)
         terms = sorted({term for _, modes in found for term in modes}, key=_term_key)
         weights = torch.zeros(2, len(terms), len(found), dtype=torch.float64)
         for column, (_, modes) in enumerate(found):
@@ -95,7 +97,7 @@ class Harmonics:
                 pair = (value.real, -value.imag)
                 weights[:, terms.index(term), column] = torch.tensor(pair, dtype=torch.float64)
         self.eigenvalues = torch.tensor([eigenvalue for eigenvalue, _ in found], dtype=torch.float64)
-        self._frequencies = torch.tensor([k for k, _ in terms]).reshape(-1, covering.rank)
+        self._frequencies = torch.tensor([k for k, _ in terms]).reshape(-1, group.rank)
         self._order = int(self._frequencies.abs().max())
         self._coordinates = [c for _, c in terms]
         self._weights = weights
@@ -156,7 +158,7 @@ class Harmonics:
         if any(c is not None for c in self._coordinates):
             raise ValueError("mean: not available for harmonics with coordinate factors")
         weights = self._weights.to(loc)
-        kappa = self._frequencies.to(loc) @ torch.linalg.pinv(self.covering.lattice).to(loc)
+        kappa = self._frequencies.to(loc) @ self.covering.group.dual.T.to(loc)
         decay = (-2 * math.pi**2 * scale.square() @ kappa.square().T).exp()
         cos, sin = self._waves(loc)
         return (cos * decay) @ weights[0] + (sin * decay) @ weights[1]
@@ -164,7 +166,7 @@ class Harmonics:
     def _waves(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Real and imaginary part of every term. Two trigonometric calls a dimension; the powers
         e^{ikt} follow by the Chebyshev recurrence and the waves by complex products."""
-        angle = 2 * math.pi * self.covering.lattice_coordinates(x)
+        angle = 2 * math.pi * self.covering.group.lattice_coordinates(x)
         frequencies = self._frequencies.to(x.device)
         cosines = [torch.ones_like(angle), angle.cos()]
         sines = [torch.zeros_like(angle), angle.sin()]
@@ -173,7 +175,7 @@ class Harmonics:
             sines.append(2 * cosines[1] * sines[-1] - sines[-2])
         cos_powers, sin_powers = torch.stack(cosines, -1), torch.stack(sines, -1)
         real = imag = None
-        for axis in range(self.covering.rank):
+        for axis in range(self.covering.group.rank):
             k = frequencies[:, axis]
             c = cos_powers[..., axis, :].index_select(-1, k.abs())
             s = sin_powers[..., axis, :].index_select(-1, k.abs()) * k.sign().to(x.dtype)
@@ -184,7 +186,7 @@ class Harmonics:
         assert real is not None
         assert imag is not None
         if any(c is not None for c in self._coordinates):
-            across = self.covering.across_coordinates(x)
+            across = self.covering.group.across_coordinates(x)
             ones = torch.ones_like(across[..., :1])
             index = [0 if c is None else c + 1 for c in self._coordinates]
             factor = torch.cat([ones, across], -1)[..., index]
@@ -192,18 +194,17 @@ class Harmonics:
         return real, imag
 
 
-def _check_character(covering: FlatManifold, signs: Sequence[int]) -> None:
+def _check_character(group: FlatGroup, signs: Sequence[int]) -> None:
     """A character is a homomorphism: the sign of a product is the product of the signs."""
     for i, sign in enumerate(signs):
         if sign not in (1, -1):
             raise ValueError(f"character: expected +1 or -1, found {sign!r} for coset {i}")
     if all(sign == 1 for sign in signs):
         return
-    cosets = list(zip(covering.linear, covering.shift, strict=True))
-    inverse = torch.linalg.pinv(covering.lattice)
+    cosets = list(zip(group.linear, group.shift, strict=True))
     for i, (a, t) in enumerate(cosets):
         for j, (b, s) in enumerate(cosets):
-            product = find_coset(cosets, a @ b, a @ s + t, covering.lattice, inverse)
+            product = group.coset_of(a @ b, a @ s + t)
             assert product is not None  # checked when the space was made
             if signs[product] != signs[i] * signs[j]:
                 raise ValueError(
@@ -217,19 +218,18 @@ def _term_key(term: _Term) -> tuple:
 
 
 def _lowest(
-    covering: FlatManifold, count: int, signs: list[int], coordinates: bool
+    group: FlatGroup, count: int, signs: list[int], coordinates: bool
 ) -> list[tuple[float, dict[_Term, complex]]]:
     """The ``count`` lowest independent real harmonics with their eigenvalues."""
-    dual = torch.linalg.pinv(covering.lattice).T  # columns: dual basis
     factors: list[int | None] = [None]
     if coordinates:
-        factors += list(range(covering.dim - covering.rank))
+        factors += list(range(group.dim - group.rank))
     order = 2
     while True:
-        box = list(itertools.product(range(-order, order + 1), repeat=covering.rank))
+        box = list(itertools.product(range(-order, order + 1), repeat=group.rank))
         # Every kappa shorter than this lies in the box: |k_i| <= |B_i| |kappa|.
-        reach = (order + 1) / covering.lattice.norm(dim=0).max().item()
-        lengths = (torch.tensor(box, dtype=torch.float64) @ dual.T).norm(dim=-1).tolist()
+        reach = (order + 1) / group.lattice.norm(dim=0).max().item()
+        lengths = (torch.tensor(box, dtype=torch.float64) @ group.dual.T).norm(dim=-1).tolist()
         shells = sorted((round(length, 9), k) for length, k in zip(lengths, box, strict=True))
         found: list[tuple[float, dict[_Term, complex]]] = []
         done: set[_Term] = set()
@@ -239,7 +239,7 @@ def _lowest(
             for factor in factors:
                 if (k, factor) in done:
                     continue
-                average = _average(covering, k, factor, signs)
+                average = _average(group, k, factor, signs)
                 done.update(average)
                 done.update((tuple(-i for i in key), c) for key, c in average)
                 for mode in _independent(average):
@@ -250,19 +250,19 @@ def _lowest(
 
 
 def _average(
-    covering: FlatManifold, k: tuple[int, ...], factor: int | None, signs: list[int]
+    group: FlatGroup, k: tuple[int, ...], factor: int | None, signs: list[int]
 ) -> dict[_Term, complex]:
     """1/m sum_j chi_j w(A_j x + t_j) for the wave w = [x_factor] exp(2 pi i k . B^+ x), as terms."""
     terms: dict[_Term, complex] = {}
     for j, sign in enumerate(signs):
-        moved = tuple(int(i) for i in (covering.integer_linear[j].T @ torch.tensor(k)).tolist())
-        turns = covering.lattice_coordinates(covering.shift[j]) @ torch.tensor(k, dtype=torch.float64)
+        moved = tuple(int(i) for i in (group.integer_linear[j].T @ torch.tensor(k)).tolist())
+        turns = group.lattice_coordinates(group.shift[j]) @ torch.tensor(k, dtype=torch.float64)
         value = sign / len(signs) * complex(math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns))
         pieces: list[tuple[int | None, float]] = [(None, 1.0)]
         if factor is not None:
-            row = (covering.across_basis.T @ covering.linear[j] @ covering.across_basis)[factor]
+            row = (group.across_basis.T @ group.linear[j] @ group.across_basis)[factor]
             pieces = list(enumerate(row.tolist()))
-            pieces.append((None, covering.across_coordinates(covering.shift[j])[factor].item()))
+            pieces.append((None, group.across_coordinates(group.shift[j])[factor].item()))
         for coordinate, weight in pieces:
             if abs(weight) > _TOL:
                 key = (moved, coordinate)

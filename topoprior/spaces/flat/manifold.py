@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -13,7 +12,8 @@ from torch import Tensor
 from topoprior.spaces.covering import Covering, safe_sqrt
 from topoprior.spaces.deck import DeckGroup, affine
 from topoprior.spaces.embedding import _GRID, _LEAST_SLOPE, _MOST_FEATURES, _Slopes, nearest_point
-from topoprior.spaces.flat.group import check_group, generate_group, shortest_loop
+from topoprior.spaces.flat.generate import generate_group
+from topoprior.spaces.flat.group import FlatGroup, shortest_loop
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.lattices import short_vectors
 from topoprior.utils.plain import found_once, own, plain
@@ -73,6 +73,7 @@ class FlatManifold(Covering):
             or an element has a fixed point; the message names the element.
 
     Attributes:
+        group: Gamma, a :class:`~topoprior.spaces.flat.group.FlatGroup`.
         lattice, linear, shift: B (n, r), all A_j (m, n, n) and t_j (m, n), the identity first; float64.
         periods: the period along each axis (``inf`` where open), or None if the lattice is not along axes.
 
@@ -94,34 +95,20 @@ class FlatManifold(Covering):
         lattice: Tensor | Sequence[Sequence[float]],
         holonomy: Sequence[Isometry] = (),
     ) -> None:
-        self.lattice = own("lattice", lattice)
-        if self.lattice.dim() != 2 or self.lattice.shape[0] < self.lattice.shape[1]:
-            raise ValueError(
-                f"lattice: expected shape (n, r) with r <= n, found {tuple(self.lattice.shape)}"
-            )
-        n, self.rank = self.lattice.shape
-        linear = [torch.eye(n, dtype=torch.float64)]
-        shift = [torch.zeros(n, dtype=torch.float64)]
-        for a, t in holonomy:
-            linear.append(own("holonomy", a))
-            shift.append(own("holonomy", t))
-        self.linear, self.shift, self.integer_linear = check_group(self.lattice, linear, shift)
-        self.dim = self.cover_dim = n
-        self.num_sheets = len(self.shift)
+        cosets = [(own("holonomy", a), own("holonomy", t)) for a, t in holonomy]
+        self.group = group = FlatGroup(own("lattice", lattice), cosets)
+        self.lattice, self.linear, self.shift = group.lattice, group.linear, group.shift
+        self.dim = self.cover_dim = group.dim
+        self.rank, self.num_sheets = group.rank, group.num_sheets
+        self.across_basis, self.periods = group.across_basis, group.periods
         gram = self.lattice.T @ self.lattice
-        compact = self.rank == n
-        self.volume = gram.det().sqrt().item() / self.num_sheets if compact else math.inf
-        q = torch.linalg.qr(self.lattice, mode="complete").Q
-        # Orthonormal, of the directions across the lattice, (n, n - r).
-        self.across_basis = q[:, self.rank :]
-        self._dual = torch.linalg.pinv(self.lattice).T
-        self.periods = _periods(self.lattice)
+        self.volume = gram.det().sqrt().item() / self.num_sheets if self.rank == self.dim else math.inf
         # As Python numbers, which compiled code sees as constants.
         self._cosets = list(zip(self.linear.tolist(), self.shift.tolist(), strict=True))
         self._columns = self.lattice.T.tolist()
-        self._bounds = self._dual.norm(dim=0).tolist()
+        self._bounds = group.dual.norm(dim=0).tolist()
         # A bound for |A_j p + t_j - p| over points p of the centred cell: it is greatest at a corner.
-        moves = self._corners() @ (self.linear - self.linear[0]).transpose(-1, -2) + self.shift.unsqueeze(1)
+        moves = group.corners() @ (self.linear - self.linear[0]).transpose(-1, -2) + self.shift.unsqueeze(1)
         self._moves = moves.norm(dim=-1).amax(-1).tolist()
         self._periods = None if self.periods is None else self.periods.tolist()
 
@@ -147,23 +134,21 @@ class FlatManifold(Covering):
         lattice, cosets = generate_group(pairs)
         return FlatManifold(lattice, cosets[1:])
 
-    # --- the lattice -------------------------------------------------------------------------
-
     def across_coordinates(self, x: Tensor) -> Tensor:
         """Coordinates of ``x`` along the open directions, (..., n - r)."""
-        return x @ self.across_basis.to(x)
+        return self.group.across_coordinates(x)
 
     def lattice_coordinates(self, x: Tensor) -> Tensor:
         """Coordinates of ``x`` in the lattice basis, B^+ x, (..., r)."""
-        return x @ self._dual.to(x)
+        return self.group.lattice_coordinates(x)
 
     def wrap(self, x: Tensor) -> Tensor:
         """``x`` modulo the lattice, lattice coordinates in [-1/2, 1/2]."""
-        return x - self.lattice_coordinates(x).round() @ self.lattice.T.to(x)
+        return self.group.wrap(x)
 
     def sheets(self, x: Tensor) -> Tensor:
         """A_j x + t_j for every coset j, (..., n) -> (..., m, n)."""
-        return torch.einsum("jab,...b->...ja", self.linear.to(x), x) + self.shift.to(x)
+        return self.group.sheets(x)
 
     # --- the space ---------------------------------------------------------------------------
 
@@ -209,16 +194,11 @@ class FlatManifold(Covering):
         best = vectors.square().sum(-1).argmin(-1)
         return vectors.gather(-2, best[..., None, None].expand(*best.shape, 1, self.dim)).squeeze(-2)
 
-    def _corners(self) -> Tensor:
-        """The corners of the centred cell of the lattice, (2^r, n)."""
-        signs = list(itertools.product((-0.5, 0.5), repeat=self.rank))
-        return self.lattice.new_tensor(signs).reshape(2**self.rank, self.rank) @ self.lattice.T
-
     @found_once
     def _neighbours(self) -> Tensor:
         """Lattice vectors b, 0 first, to which some point p of the centred cell is nearer than to 0 (L, n):
         |p - b| < |p| where p . b > |b|^2 / 2, and p . b is greatest at a corner of the cell."""
-        corners = self._corners()
+        corners = self.group.corners()
         vectors = corners.new_tensor(self._short_vectors(2 * corners.norm(dim=1).max().item()))
         length = vectors.square().sum(1)
         return vectors[((vectors @ corners.T).amax(1) > 0.5 * length * (1 + 1e-9)) | (length == 0)]
@@ -299,25 +279,10 @@ class FlatManifold(Covering):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FlatManifold):
             return NotImplemented
-        return all(
-            a.shape == b.shape and bool(torch.allclose(a, b))
-            for a, b in (
-                (self.lattice, other.lattice),
-                (self.linear, other.linear),
-                (self.shift, other.shift),
-            )
-        )
+        return self.group == other.group
 
     def __hash__(self) -> int:
-        return hash((self.dim, self.rank, self.num_sheets))
+        return hash(self.group)
 
     def __repr__(self) -> str:
         return f"FlatManifold(dim={self.dim}, rank={self.rank}, num_sheets={self.num_sheets})"
-
-
-def _periods(lattice: Tensor) -> Tensor | None:
-    """The period along each axis, ``inf`` where there is none; None if the lattice is not along axes."""
-    if ((lattice.abs() > 1e-12).sum(0) > 1).any():
-        return None
-    periods = lattice.abs().sum(1)
-    return torch.where(periods > 0, periods, math.inf)
