@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -102,7 +104,23 @@ def _results(tasks: Sequence[T], work: Work[T], pool: Pool) -> Iterator[tuple[T,
         return
     with ExitStack() as stack:
         parallel = _parallel(pool, stack)
-        yield from parallel(joblib.delayed(attempt)(work, task, pool.jobs) for task in tasks)
+        calls = (joblib.delayed(attempt)(work, task, pool.jobs) for task in tasks)
+        with _born_deaf() if pool.backend == "loky" and pool.jobs > 1 else nullcontext():
+            runs = parallel(calls)  # starts the workers
+        yield from runs
+
+
+@contextmanager
+def _born_deaf() -> Iterator[None]:
+    """Processes started here do not hear Ctrl-C, not even while Python starts in them: what is ignored is inherited."""
+    if threading.current_thread() is not threading.main_thread():  # cannot be said elsewhere
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def attempt(work: Work[T], task: T, workers: int = 1) -> tuple[T, dict[str, Any]]:
