@@ -75,6 +75,32 @@ class FlatGroup:
         signs = list(itertools.product((-0.5, 0.5), repeat=self.rank))
         return self.lattice.new_tensor(signs).reshape(2**self.rank, self.rank) @ self.lattice.T
 
+    def shortest_loop(self) -> float:
+        """Least length by which any element but the identity moves a point, ``inf`` if there are no others.
+
+        An element (A, t), A of order o, moves points by |v| / o at least, v the lattice vector that its o-th
+        power translates by.
+        """
+        if not self.rank:
+            return math.inf
+        inverse, columns = self.dual.T, self.lattice.T.tolist()
+        bounds = inverse.norm(dim=1).tolist()
+        best = self.lattice.norm(dim=0).min().item()
+        if self.periods is None:  # along axes the shortest column is the shortest vector
+            best = math.hypot(*short_vectors(columns, bounds, best)[1])
+        eye = self.linear[0]
+        for a, t in zip(self.linear[1:], self.shift[1:], strict=True):
+            order, power, total = 1, a, eye
+            while (power - eye).abs().max() > _TOL:
+                order, total, power = order + 1, total + power, power @ a
+            rows = (inverse @ total @ self.lattice).round().long().tolist()
+            for vector in short_vectors(columns, bounds, order * best):
+                rest = inverse @ (torch.tensor(vector, dtype=a.dtype) - total @ t)
+                if solvable(rows, rest.round().long().tolist()):
+                    best = min(best, math.hypot(*vector) / order)
+                    break  # they come by length
+        return best
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FlatGroup):
             return NotImplemented
@@ -166,34 +192,6 @@ def _fixes_a_point(a: Tensor, t: Tensor, lattice: Tensor, inverse: Tensor) -> bo
         return False
     rows = (inverse @ total @ lattice).round().long().tolist() if r else []
     return solvable(rows, coordinates.round().long().tolist())
-
-
-def shortest_loop(lattice: Tensor, linear: Tensor, shift: Tensor) -> float:
-    """Least length by which any x -> A_j x + t_j + B k but the identity moves a point, ``inf`` if there are none.
-
-    An element (A, t), A of order o, moves points by |v| / o at least, v the lattice vector that its o-th
-    power translates by.
-    """
-    if not lattice.shape[1]:
-        return math.inf
-    columns = lattice.T.tolist()
-    dual = torch.linalg.pinv(lattice)
-    bounds = dual.norm(dim=1).tolist()
-    best = lattice.norm(dim=0).min().item()
-    if ((lattice.abs() > 1e-12).sum(0) > 1).any():  # along axes the shortest column is the shortest vector
-        best = math.hypot(*short_vectors(columns, bounds, best)[1])
-    eye = torch.eye(len(lattice), dtype=lattice.dtype)
-    for a, t in zip(linear[1:], shift[1:], strict=True):
-        order, power, total = 1, a, eye
-        while (power - eye).abs().max() > _TOL:
-            order, total, power = order + 1, total + power, power @ a
-        rows = (dual @ total @ lattice).round().long().tolist()
-        for vector in short_vectors(columns, bounds, order * best):
-            rest = dual @ (torch.tensor(vector, dtype=a.dtype) - total @ t)
-            if solvable(rows, rest.round().long().tolist()):
-                best = min(best, math.hypot(*vector) / order)
-                break  # they come by length
-    return best
 
 
 def _periods(lattice: Tensor) -> Tensor | None:

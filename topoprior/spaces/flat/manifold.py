@@ -13,7 +13,7 @@ from topoprior.spaces.covering import Covering, safe_sqrt
 from topoprior.spaces.deck import DeckGroup, affine
 from topoprior.spaces.embedding import _GRID, _LEAST_SLOPE, _MOST_FEATURES, _Slopes, nearest_point
 from topoprior.spaces.flat.generate import generate_group
-from topoprior.spaces.flat.group import FlatGroup, shortest_loop
+from topoprior.spaces.flat.group import FlatGroup
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.lattices import short_vectors
 from topoprior.utils.plain import found_once, own, plain
@@ -237,7 +237,7 @@ class FlatManifold(Covering):
 
     @found_once
     def shortest_loop(self) -> float:
-        return shortest_loop(self.lattice, self.linear, self.shift)
+        return self.group.shortest_loop()
 
     def generic_points(self, count: int) -> Tensor:
         return _random(self, count, 0.1)
