@@ -13,6 +13,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+#: A training of seconds.
+QUICK_TRAIN = [
+    "train-prior",
+    "--num",
+    "100",
+    "--covering",
+    "euclidean",
+    "--restarts",
+    "2",
+    "--device",
+    "cpu",
+    "--quiet",
+]
 _forked = multiprocessing.get_context("forkserver")
 _forked.set_forkserver_preload(
     ["topoprior.__main__", "topoprior.cli.train", "experiments.priors.sweep", "experiments.priors.compare"]

@@ -3,24 +3,11 @@
 import pytest
 
 import topoprior as tp
-from tests.robustness.jobs import start
+from tests.robustness.jobs import QUICK_TRAIN, start
 from tests.robustness.tally import Tally
 
 pytestmark = pytest.mark.slow
-TRAIN = [
-    "train-prior",
-    "--num",
-    "100",
-    "--covering",
-    "euclidean",
-    "--restarts",
-    "2",
-    "--epochs",
-    "6",
-    "--device",
-    "cpu",
-    "--quiet",
-]
+TRAIN = [*QUICK_TRAIN, "--epochs", "6"]
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):

@@ -13,7 +13,7 @@ import torch
 
 import topoprior as tp
 from experiments.common.store import Store
-from tests.robustness.jobs import Forked, start
+from tests.robustness.jobs import QUICK_TRAIN, Forked, start
 from tests.robustness.tally import Tally
 from topoprior.utils.files import CheckpointError
 
@@ -28,21 +28,7 @@ while True:
     for prior in priors:
         prior.save_pretrained(sys.argv[1])
 """
-TRAIN = [
-    "train-prior",
-    "--num",
-    "100",
-    "--covering",
-    "euclidean",
-    "--restarts",
-    "2",
-    "--epochs",
-    "20",
-    "--device",
-    "cpu",
-    "--quiet",
-]
-TRAIN += ["--output", "out", "--checkpoint", "state"]
+TRAIN = [*QUICK_TRAIN, "--epochs", "20", "--output", "out", "--checkpoint", "state"]
 _SMALL = (
     "--steps 3 --samples 2 --batch-size 10 --test-size 20 --priors klein,gaussian --seeds 2 --output out"
 )
