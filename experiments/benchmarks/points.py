@@ -15,7 +15,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ from torch import nn
 
 import topoprior as tp
 from experiments.common.document import markdown_table
-from experiments.common.options import Parser, seed_number, whole
+from experiments.common.options import Parser, whole
 from experiments.common.store import versions, write_json
 from topoprior.inference.hmc import Point, noise
 from topoprior.inference.potential import categorical, network_potential
@@ -157,12 +156,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(__doc__)
-    parser.add_argument("--output", type=Path, default=Path("results/points"), help="folder")
     parser.add_argument(
         "--repeats", type=whole, default=15, help="of a training step; four times as many of a gradient"
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these alone")
-    parser.add_argument("--seed", type=seed_number, default=0)
+    parser.add_usual("results/points")
     return parser
 
 

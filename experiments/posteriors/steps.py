@@ -14,7 +14,6 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -191,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     found, text = [], ""
     try:
-        for seed in seed_list(args.seeds, 0):
+        for seed in seed_list(args.seeds, args.seed):
             for name in TOYS:
                 found.append(compare(name, seed))
                 rows += _rows(found[-1])
@@ -215,8 +214,8 @@ def _rows(run: dict[str, Any]) -> list[list[object]]:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(__doc__)
-    parser.add_argument("--output", type=Path, default=Path("results/steps"), help="folder")
-    parser.add_argument("--seeds", default="2", help="a count, or a list")
+    parser.add_argument("--seeds", default="2", help="a count from --seed on, or a list")
+    parser.add_usual("results/steps")
     return parser
 
 
