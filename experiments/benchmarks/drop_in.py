@@ -32,7 +32,6 @@ from experiments.benchmarks import drop_in_report
 from experiments.benchmarks.recipes import NETWORKS, RECIPES, SEGMENTS, make_optimizer, pixel_labels
 from experiments.benchmarks.swapped import LAYERS, Swapped, make
 from experiments.common import data as datasets
-from experiments.common.folders import DataError
 from experiments.common.metrics import evaluate
 from experiments.common.options import Parser, check_known, check_writable, names, say, seed_list, whole
 from experiments.common.store import Store, digest, tensor_bytes
@@ -48,24 +47,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--data", type=names, default=["embedded"], help="NAME, NAME:TRAIN_SIZE or LABEL=FOLDER:TRAIN_SIZE")
     add("--data-dir", type=Path, default=Path("data"), help="where torchvision's files are")
     add("--networks", type=names, default=_CLASSIFIERS, help="of " + ", ".join(NETWORKS))
-    add("--recipes", type=names, default=list(RECIPES))
+    add("--recipes", type=names, default=list(RECIPES), help="optimizers with their learning rates")
     add("--layers", type=names, default=list(LAYERS), help="libraries and priors; priors with options")
     add("--width", type=whole, default=16, help="channels of the plain network's first convolution")
     add("--side", type=whole, default=16, help="images are resized to this height and width")
-    add("--steps", type=whole, default=200)
-    add("--batch-size", type=whole, default=64)
+    add("--steps", type=whole, default=200, help="of training")
+    add("--batch-size", type=whole, default=64, help="of training")
     add("--test-size", type=whole, default=500, help="test images, chosen by the seed")
-    add("--seeds", default="3", help="how many, or a list such as 0,1,2")
+    add("--seeds", default="3", help="how many from --seed on, or a list such as 0,1,2")
     add("--report", action="store_true", help="train nothing: a report of all finished runs")
-    add("--output", type=Path, default=Path("results/drop-in"), help="folder")
+    parser.add_usual("results/drop-in")
     arguments = parser.parse_args(argv)
     store = Store(arguments.output / "runs")
-    try:
+    with parser.ending(arguments.output) as ending:
         check_writable(arguments.output)
         if not arguments.report:
             train_all(arguments, store)
-    except (ValueError, DataError) as error:
-        parser.error(str(error))
+    if ending.status:
+        sys.exit(ending.status)
     runs = list(store)
     if not runs:
         parser.error(f"--output {arguments.output}: no finished runs")
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train_all(arguments: argparse.Namespace, store: Store) -> None:
     """The grid: all rows of a seed and a layer, before the next layer, the next seed, the next data set."""
-    seeds = seed_list(arguments.seeds, 0)
+    seeds = seed_list(arguments.seeds, arguments.seed)
     check_known(arguments.networks, NETWORKS, "--networks")
     check_known(arguments.recipes, RECIPES, "--recipes")
     layers: dict[str, Swapped] = {}

@@ -41,6 +41,28 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {printable(' '.join(message.split()))}\n")
 
+    def ending(self, output: Path) -> Ending:
+        """For the work of a script that resumes: ``with parser.ending(output) as ending: ...; return ending.status``."""
+        return Ending(self, output)
+
+
+class Ending:
+    """How work ends: what is wrong with what was given is the parser's error, Ctrl-C a line and status 130."""
+
+    def __init__(self, parser: Parser, output: Path) -> None:
+        self.parser, self.output, self.status = parser, output, 0
+
+    def __enter__(self) -> Ending:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if isinstance(error, (ValueError, OSError, ImportError)):
+            self.parser.error(str(error))
+        if isinstance(error, KeyboardInterrupt):
+            say(f"stopped; the same command resumes from {self.output}")
+            self.status = 130
+        return self.status == 130
+
 
 def write_config(arguments: argparse.Namespace, **more: Any) -> None:
     """config.json in the folder of the results: what was asked for, and what answered."""

@@ -75,23 +75,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_usual("results/certificates")
     parser.add_argument("--report", action="store_true", help="print the table of what is there")
     args = parser.parse_args(argv)
-    try:
+    with parser.ending(args.output) as ending:
         check_known(args.sets, [*SETS, *IMAGE_SETS, "wrong"], "sets:")
         check_writable(args.output)
         write_config(args)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    pairs: dict[str, tuple[str, tp.Covering | None]] = {}
-    for name in args.sets:
-        pairs.update(WRONG if name == "wrong" else {name: (name, None)})
-    for seed in range(args.seed, args.seed + args.seeds):
-        for label, (data, space) in pairs.items():
-            path = args.output / f"{label.replace(' ', '-')}.jsonl"
-            if seed not in {run["seed"] for run in _read(path)}:
-                _append(path, {"set": label, "seed": seed, **one(data, seed, space)})
-    if args.report:
-        print(report(args.output))
-    return 0
+        pairs: dict[str, tuple[str, tp.Covering | None]] = {}
+        for name in args.sets:
+            pairs.update(WRONG if name == "wrong" else {name: (name, None)})
+        for seed in range(args.seed, args.seed + args.seeds):
+            for label, (data, space) in pairs.items():
+                path = args.output / f"{label.replace(' ', '-')}.jsonl"
+                if seed not in {run["seed"] for run in _read(path)}:
+                    _append(path, {"set": label, "seed": seed, **one(data, seed, space)})
+        if args.report:
+            print(report(args.output))
+    return ending.status
 
 
 def one(data: str, seed: int, space: tp.Covering | None = None) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.num_images < 1000:
         parser.error(f"--num-images: expected at least 1,000, found {arguments.num_images}")
-    try:
+    with parser.ending(arguments.output) as ending:
         arguments.output.mkdir(parents=True, exist_ok=True)
         write_config(arguments)
         images = image_set(arguments.data)
@@ -66,12 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 page.picture(f"latents-{model}.png", png(figure), f"Latents of the first {model} run.")
         page.write(arguments.output)
         print(page.markdown())
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        say(f"stopped; the same command resumes from {arguments.output}")
-        return 130
-    return 0
+    return ending.status
 
 
 def run_all(images: ImageSet, split: Split, arguments: argparse.Namespace) -> list[Run]:

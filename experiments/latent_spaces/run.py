@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import topoprior as tp
 from experiments.common.document import Document
-from experiments.common.options import Parser, check_known, names, say, whole, write_config
+from experiments.common.options import Parser, check_known, names, whole, write_config
 from experiments.common.pictures import png
 from experiments.common.statistics import interval, paired_t_test
 from experiments.common.store import Store, digest, tensor_bytes
@@ -177,18 +177,13 @@ def picture(table: pd.DataFrame) -> Figure:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
-    try:
+    with parser.ending(args.output) as ending:
         args.output.mkdir(parents=True, exist_ok=True)
         write_config(args)
         table = run(args)
         write_csv(args.output / "runs.csv", table)
         print(report(table, args).write(args.output))
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        say(f"stopped; the same command resumes from {args.output}")
-        return 130
-    return 0
+    return ending.status
 
 
 def make_parser() -> Parser:

@@ -219,7 +219,7 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
-    try:
+    with parser.ending(args.output) as ending:
         if args.report is None:
             args.output.mkdir(parents=True, exist_ok=True)
             write_config(args, engines={name: row.settings for name, row in ENGINES.items()})
@@ -231,12 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table = with_distances(runs)
         write_csv(args.report / "runs.csv", table.drop(columns=["data"]))
         print(report(table).write(args.report))
-    except (ValueError, OSError, ImportError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        say(f"stopped; the same command resumes from {args.output}")
-        return 130
-    return 0
+    return ending.status
 
 
 if __name__ == "__main__":

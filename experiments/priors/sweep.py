@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import options
-from experiments.common.options import Parser, named_folder, names, positive, say, whole
+from experiments.common.options import Parser, named_folder, names, positive, whole
 from experiments.common.store import Store, digest
 from experiments.priors.engine import Pool, compute, missing
 from experiments.priors.grid import TUNED, Axes, Job, make_jobs
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     pool = Pool.of(arguments)
-    try:
+    with parser.ending(arguments.output) as ending:
         hardware = Hardware(arguments.device, arguments.precision)
         hardware.check()
         options.check_known(arguments.priors, METHODS, "--priors")
@@ -57,11 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.write_config(arguments)
         work = functools.partial(run_job, sources=sources, hardware=hardware)
         return 1 if compute(jobs, work, store, pool, tell) else 0
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        say(f"stopped; the same command resumes from {arguments.output}")
-        return 130
+    return ending.status
 
 
 def plan(arguments: argparse.Namespace, digests: Mapping[str, str]) -> list[Job]:

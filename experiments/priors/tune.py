@@ -223,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     profile, output = PROFILES[arguments.profile], arguments.output
-    try:
+    with parser.ending(output) as ending:
         methods = arguments.methods or profile.methods
         options.check_known(methods, METHODS, "--methods")
         options.check_known(arguments.networks, NETWORKS, "--networks")
@@ -256,12 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_json(output / f"{arguments.profile}.json", {"chosen": how, "methods": choice})
             print("\n".join(f"{name}: {settings}" for name, settings in choice.items()))
         write_csv(output / f"{arguments.profile}.csv", scores)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        say(f"stopped; the same command resumes from {output}")
-        return 130
-    return 0
+    return ending.status
 
 
 def make_parser() -> Parser:
