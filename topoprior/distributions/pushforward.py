@@ -19,7 +19,6 @@ from topoprior.distributions.power_spherical import PowerSpherical, unit_vector
 from topoprior.distributions.uniform import UniformOn
 from topoprior.spaces.covering import Covering
 from topoprior.spaces.flat.manifold import FlatManifold
-from topoprior.spaces.product import Product
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm
 from topoprior.utils.checks import check_positive, real_tensor
 from topoprior.utils.precision import without_autocast
@@ -62,7 +61,7 @@ class Pushforward(Distribution):
         validate_args: bool | None = None,
     ) -> None:
         flat = isinstance(covering, FlatManifold)
-        if not (flat or _has_finite_group(covering)):
+        if not (flat or covering.has_finite_group):
             raise TypeError(
                 f"covering: expected a FlatManifold or a space with a finite deck group, found {covering!r}"
             )
@@ -141,12 +140,6 @@ class Pushforward(Distribution):
             NotImplementedError: for any other pair.
         """
         return math.log(self.covering.volume) - _exact_kl(self)
-
-
-def _has_finite_group(covering: Covering) -> bool:
-    if isinstance(covering, Product):
-        return all(_has_finite_group(part) for part in covering.parts)
-    return isinstance(covering, SphericalSpaceForm)
 
 
 def _center(base: Distribution) -> Tensor:

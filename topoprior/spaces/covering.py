@@ -12,7 +12,8 @@ emits into a point.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class Covering(ABC):
         volume: volume of the base, ``inf`` where it is not compact.
         deck_group: the deck transformations: generators, relations, what generates all.
         shortest_loop: length of the shortest loop that cannot be drawn together, ``inf`` where every loop can.
+        open_dim: number of directions in which the space is not compact.
+        has_finite_group: whether :meth:`lifts` has all lifts, whatever the radius.
     """
 
     def __init_subclass__(cls) -> None:
@@ -55,6 +58,8 @@ class Covering(ABC):
     volume: float
     deck_group: DeckGroup
     shortest_loop: float
+    open_dim: int = 0
+    has_finite_group: bool = False
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
@@ -103,6 +108,22 @@ class Covering(ABC):
     @abstractmethod
     def generic_points(self, count: int) -> Tensor:
         """Lifts without symmetries, near 0 along open directions, the same every time, (count, cover_dim), float64."""
+
+    def sample_window(self, count: int, reach: float, generator: torch.Generator | None = None) -> Tensor:
+        """Uniform lifts, along open directions within ``reach`` of 0, (count, cover_dim), float64."""
+        return self.sample_uniform(torch.Size([count]), torch.float64, torch.device("cpu"), generator)
+
+    def eigenspaces(self) -> Iterator[Any]:
+        """The lowest invariant harmonics without the constant, ever more of them, eigenspace by eigenspace.
+
+        Raises:
+            TypeError: a space whose harmonics are not known.
+        """
+        raise TypeError(f"space: expected a flat manifold or a spherical space form, found {self!r}")
+
+    def low_harmonics(self, count: int) -> Any:
+        """At least ``count`` of the lowest of them."""
+        return next(lowest for lowest in self.eigenspaces() if lowest.num_features >= count)
 
     def same_point(self, x: Tensor, y: Tensor, atol: float = 1e-5) -> Tensor:
         """Whether ``x`` and ``y`` are lifts of one point, up to distance ``atol``. Shape (...)."""

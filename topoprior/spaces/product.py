@@ -89,6 +89,8 @@ class Product(_Parts):
         self.cover_dim = sum(part.cover_dim for part in coverings)
         self.num_sheets = math.prod(part.num_sheets for part in coverings)
         self.volume = math.prod(part.volume for part in coverings)
+        self.open_dim = sum(part.open_dim for part in coverings)
+        self.has_finite_group = all(part.has_finite_group for part in coverings)
 
     def project(self, x: Tensor) -> Tensor:
         return self._each("project", x)

@@ -12,11 +12,9 @@ from torch import Tensor
 from topoprior.spaces.covering import Covering
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.manifold import FlatManifold
-from topoprior.spaces.spherical.harmonics import SphericalHarmonics, invariant_harmonics
-from topoprior.spaces.spherical.manifold import SphericalSpaceForm
+from topoprior.spaces.spherical.harmonics import SphericalHarmonics
 from topoprior.utils.plain import plain
 
-_MOST = 120
 _SAMPLES = 20_000
 _LEAST_SLOPE = 0.25  # of an embedding, beside the slope of its lowest harmonic
 
@@ -37,19 +35,7 @@ def low_harmonics(space: Covering, count: int) -> Harmonics | SphericalHarmonics
         >>> h.num_features  # 5 of degree 2 and 9 of degree 4
         14
     """
-    if isinstance(space, FlatManifold):
-        lowest = Harmonics(space, count + 1, coordinates=space.rank < space.dim)
-        return lowest.select(slice(1, None))
-    if not isinstance(space, SphericalSpaceForm):
-        raise TypeError(f"space: expected a flat manifold or a spherical space form, found {space!r}")
-    parts: list[SphericalHarmonics] = []
-    degree = 1
-    while sum(part.num_features for part in parts) < count:
-        part = invariant_harmonics(space.elements, degree)
-        if part is not None:
-            parts.append(part)
-        degree += 1
-    return SphericalHarmonics.join(parts)
+    return space.low_harmonics(count)
 
 
 class SpectralFeatures(NamedTuple):
@@ -73,21 +59,13 @@ def spectral_features(space: Covering, open_scale: float = 1.0) -> SpectralFeatu
     An open direction is cut to an interval of standard deviation ``open_scale``, on which the lowest
     function that a graph sees is a sine, not the coordinate; products of two sines are features too.
     """
-    open_part = isinstance(space, FlatManifold) and space.rank < space.dim
     reach = math.sqrt(3) * open_scale
 
     def sample(num: int, generator: torch.Generator | None = None) -> Tensor:
-        if not open_part:
-            return space.sample_uniform(torch.Size([num]), torch.float64, torch.device("cpu"), generator)
-        assert isinstance(space, FlatManifold)
-        unit = torch.rand(num, space.dim, dtype=torch.float64, device="cpu", generator=generator)
-        cell = unit[:, : space.rank] @ space.lattice.T
-        across = 2 * unit[:, space.rank :] - 1
-        return cell + reach * across @ space.across_basis.T
+        return space.sample_window(num, reach, generator)
 
     generator = torch.Generator().manual_seed(0)
-    if open_part:
-        assert isinstance(space, FlatManifold)
+    if isinstance(space, FlatManifold) and space.open_dim:
         basis = space.across_basis
 
         def bent(x: Tensor) -> Tensor:
@@ -114,21 +92,10 @@ def _lowest_embedding(space: Covering, points: Tensor) -> Callable[[Tensor], Ten
     """The fewest lowest harmonics, whole eigenspaces, that tell the given points apart."""
     i, j = torch.triu_indices(len(points), len(points), 1)
     distance = space.distance(points[i], points[j])
-    if isinstance(space, SphericalSpaceForm):
-        count = space.dim + 1
-        while True:
-            lowest = low_harmonics(space, count)
-            if _tells_apart(lowest(points), i, j, distance):
-                return lowest
-            count = lowest.num_features + 1
-    assert isinstance(space, FlatManifold)
-    harmonics = Harmonics(space, _MOST + 1).select(slice(1, None))
-    values, eigenvalues = harmonics(points), harmonics.eigenvalues
-    for count in range(space.dim + 1, _MOST):
-        whole = eigenvalues[count] > eigenvalues[count - 1] * (1 + 1e-6)
-        if whole and _tells_apart(values[:, :count], i, j, distance):
-            return harmonics.select(slice(0, count))
-    raise ValueError(f"space: no embedding of {space!r} by its {_MOST} lowest harmonics was found")
+    for lowest in space.eigenspaces():
+        if lowest.num_features > space.dim and _tells_apart(lowest(points), i, j, distance):
+            return lowest
+    raise ValueError(f"space: no embedding of {space!r} by its lowest harmonics was found")
 
 
 def _tells_apart(values: Tensor, i: Tensor, j: Tensor, distance: Tensor) -> bool:

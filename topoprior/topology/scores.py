@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from topoprior.spaces.covering import Covering
-from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.utils.plain import on_cpu
 
 
@@ -77,13 +76,8 @@ def seam_jump(space: Covering, decode: Callable[[Tensor], Tensor], num: int = 20
     """
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        if math.isfinite(space.volume):
-            x = space.sample_uniform(torch.Size([num]), torch.float64, torch.device("cpu"))
-        else:
-            x = 0.3 * torch.randn(num, space.cover_dim, dtype=torch.float64)
-        radius = 0.0
-        if isinstance(space, FlatManifold):
-            radius = 1.01 * space.lattice.norm(dim=0).sum().item() if space.rank else 1.0
+        x = space.sample_window(num, 0.5)
+        radius = 1.01 * space.deck_group.lattice.norm(dim=0).sum().item()
         lifts = space.lifts(x, radius)
         values = decode(lifts.flatten(0, 1)).unflatten(0, lifts.shape[:2])
         return (values - values[:, :1]).abs().max().item()

@@ -14,7 +14,6 @@ from torch.distributions import Distribution
 
 from topoprior.spaces.covering import Covering
 from topoprior.spaces.flat.harmonics import Harmonics
-from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.spherical.harmonics import SphericalHarmonics
 from topoprior.topology.certificate import NEIGHBOURS, Certificate, certify
 from topoprior.topology.features import low_harmonics
@@ -115,7 +114,7 @@ class CoveringVAE(nn.Module):
         self.posterior = make_posterior(covering, scale, init_scale, prior_scale)
         self.harmonics: Harmonics | SphericalHarmonics | None = None
         code_size = covering.num_features
-        if not (isinstance(covering, FlatManifold) and covering.rank == 0):
+        if covering.open_dim < covering.dim:
             self.harmonics = low_harmonics(covering, num_harmonics)
             code_size = self.harmonics.num_features
         size = self.data_shape.numel()

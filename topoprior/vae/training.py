@@ -211,7 +211,7 @@ def _precision(vae: CoveringVAE, precision: torch.dtype | None) -> Any:
 
 
 def _is_euclidean(vae: CoveringVAE) -> bool:
-    return isinstance(vae.covering, FlatManifold) and vae.covering.rank == 0
+    return vae.covering.open_dim == vae.covering.dim
 
 
 def _spread(vae: CoveringVAE) -> Callable[[Tensor], Tensor] | None:

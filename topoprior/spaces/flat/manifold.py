@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from topoprior.spaces.flat.group import FlatGroup
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.lattices import short_vectors
 from topoprior.utils.plain import found_once, own, plain
+
+_MOST_LOW = 120  # harmonics that are looked at, eigenspace by eigenspace
 
 
 def embedding_harmonics(space: FlatManifold) -> Harmonics:
@@ -100,6 +102,7 @@ class FlatManifold(Covering):
         self.lattice, self.linear, self.shift = group.lattice, group.linear, group.shift
         self.dim = self.cover_dim = group.dim
         self.rank, self.num_sheets = group.rank, group.num_sheets
+        self.open_dim = self.dim - self.rank
         self.across_basis, self.periods = group.across_basis, group.periods
         gram = self.lattice.T @ self.lattice
         self.volume = gram.det().sqrt().item() / self.num_sheets if self.rank == self.dim else math.inf
@@ -229,6 +232,11 @@ class FlatManifold(Covering):
         cell = torch.rand(*shape, self.rank, dtype=dtype, device=device, generator=generator)
         return cell @ self.lattice.T.to(cell)
 
+    def sample_window(self, count: int, reach: float, generator: torch.Generator | None = None) -> Tensor:
+        unit = torch.rand(count, self.dim, dtype=torch.float64, device="cpu", generator=generator)
+        across = reach * (2 * unit[:, self.rank :] - 1)
+        return unit[:, : self.rank] @ self.lattice.T + across @ self.across_basis.T
+
     # --- loops -------------------------------------------------------------------------------
 
     @found_once
@@ -258,6 +266,20 @@ class FlatManifold(Covering):
     @found_once
     def _harmonics(self) -> Harmonics:
         return embedding_harmonics(self)
+
+    def low_harmonics(self, count: int) -> Harmonics:
+        """The ``count`` lowest; where directions are open, harmonics times one open coordinate are among them.
+
+        Raises:
+            ValueError: Euclidean space, which has none.
+        """
+        return Harmonics(self, count + 1, coordinates=self.open_dim > 0).select(slice(1, None))
+
+    def eigenspaces(self) -> Iterator[Harmonics]:
+        lowest = self.low_harmonics(_MOST_LOW)
+        for count in range(1, _MOST_LOW):
+            if lowest.eigenvalues[count] > lowest.eigenvalues[count - 1] * (1 + 1e-6):
+                yield lowest.select(slice(0, count))
 
     @found_once
     def _search_grid(self) -> Tensor:

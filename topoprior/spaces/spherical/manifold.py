@@ -6,8 +6,9 @@ a bound through the cover costs at most log(number of sheets).
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -141,6 +142,8 @@ class SphericalSpaceForm(Covering):
             allowed = allowed & (key >= key.amax(-1, keepdim=True) - slack)
         return pick(images, allowed.to(torch.uint8).argmax(-1))
 
+    has_finite_group = True
+
     def lifts(self, x: Tensor, radius: float = math.inf) -> Tensor:
         """All lifts, (..., num_sheets, n + 1), x itself first, whatever the ``radius``."""
         x = self._check_lift(x)
@@ -202,6 +205,14 @@ class SphericalSpaceForm(Covering):
     @found_once
     def _invariants(self) -> SphericalHarmonics:
         return embedding_invariants(self)
+
+    def eigenspaces(self) -> Iterator[SphericalHarmonics]:
+        parts: list[SphericalHarmonics] = []
+        for degree in itertools.count(1):
+            part = invariant_harmonics(self.elements, degree)
+            if part is not None:
+                parts.append(part)
+                yield SphericalHarmonics.join(parts)
 
     @found_once
     def _search_grid(self) -> Tensor:
