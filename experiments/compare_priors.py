@@ -11,4 +11,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees on
 from experiments.priors.compare import main  # noqa: E402
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

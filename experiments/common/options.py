@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import sys
@@ -57,7 +58,9 @@ class Ending:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if isinstance(error, (ValueError, OSError, ImportError)):
-            self.parser.error(str(error))
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = "; free space or choose another --output, finished runs are kept" if full else ""
+            self.parser.error(f"{error}{remedy}")
         if isinstance(error, KeyboardInterrupt):
             say(f"stopped; the same command resumes from {self.output}")
             self.status = 130

@@ -37,10 +37,10 @@ SMALLEST_IMAGE = 8
 _COLUMNS = (*METRICS, "KL / image", "parameters", "train seconds")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    try:
+    with parser.ending(arguments.output) as ending:
         hardware = Hardware(arguments.device)
         hardware.check()
         seeds = options.seed_list(arguments.seeds, arguments.seed)
@@ -57,15 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 store.drop(job.config())
         work = functools.partial(run_job, sources=sources, hardware=hardware)
         if compute(jobs, work, store, Pool(), tell):
-            sys.exit(1)
+            return 1
         write_results(jobs, store, arguments.output)
-    except OSError as error:
-        parser.error(f"{error}; free space or choose another --output, finished runs are kept")
-    except ValueError as error:  # also DataError and CheckpointError
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        say(f"stopped; the same command resumes from {arguments.output}")
-        sys.exit(130)
+    return ending.status
 
 
 def choose_method(name: str, arguments: argparse.Namespace) -> Method:
@@ -160,4 +154,4 @@ def make_parser() -> Parser:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
