@@ -28,6 +28,7 @@ from topoprior.inference.samples import PosteriorSamples, Samples
 from topoprior.priors.coordinates import Part
 from topoprior.utils.checks import check_int, check_module, check_values, fingerprint
 from topoprior.utils.files import check_writable
+from topoprior.utils.real_module import check_dtype
 
 _METHODS: dict[str, type] = {"hmc": HMC, "baoab": BAOAB}
 
@@ -219,6 +220,7 @@ def sample_density(
         >>> samples.parameters["z"].shape
         torch.Size([4, 20, 2])
     """
+    check_dtype("dtype", dtype)
     schedule = Plan.of(plan)
     potential = Potential(log_density, StateSpace(parts))
     decides = {"parameters": {name: list(part.shape) for name, part in parts.items()}}

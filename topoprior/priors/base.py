@@ -14,6 +14,7 @@ from topoprior.priors.buffers import KnownBuffers
 from topoprior.priors.coordinates import Coordinates
 from topoprior.utils.checks import check_values
 from topoprior.utils.precision import at_least_float32 as at_least_float32
+from topoprior.utils.real_module import REAL_DTYPES
 
 HE_GAIN = math.sqrt(2)
 Shape = Sequence[int]
@@ -140,7 +141,7 @@ def narrow_(log_scale: Tensor, std: float, unit: float = 1.0) -> None:
 
 def check_weight(weight: Tensor, shape: Shape) -> None:
     """Finite floating-point numbers of this shape: TypeError or ValueError for all else."""
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+    if not isinstance(weight, Tensor) or weight.dtype not in REAL_DTYPES:
         found = f"a tensor of {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
         raise TypeError(f"weight: expected a torch.Tensor of floating-point numbers, found {found}")
     check_values("weight", weight)

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from topoprior.utils.real_module import RealModule
 
 
-class KnownBuffers(nn.Module):
+class KnownBuffers(RealModule):
     """A module some of whose buffers are functions of its ``prior``."""
 
     #: Buffers that are known from the prior. They are saved, so that the state of another prior is refused.

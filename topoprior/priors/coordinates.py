@@ -111,7 +111,7 @@ class Coordinates(KnownBuffers, ABC):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(dtype)
         self.prior, self.shape, self.parts = prior, torch.Size(shape), dict(parts)
         self._scales = scales
         self.register_buffer("scales", torch.empty(len(scales), device=device, dtype=dtype))

@@ -48,7 +48,7 @@ class DeltaPosterior(WeightPosterior):
     def __init__(
         self, prior: WeightPrior, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(dtype)
         self.prior, self.shape = prior, torch.Size(shape)
         self.coordinates = prior.coordinates(shape, device=device, dtype=dtype)
         for name, part in self.coordinates.parts.items():

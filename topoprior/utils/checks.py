@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from topoprior.utils.real_module import REAL_DTYPES
 from topoprior.utils.tracing import values_known
 
 
@@ -60,10 +61,15 @@ def check_int(name: str, value: Any, least: int = 1) -> int:
 
 def real_tensor(name: str, x: Any) -> Tensor:
     """A tensor of real numbers, integers as the default dtype (as torch's division has it); TypeError for all else."""
-    if not isinstance(x, Tensor) or x.is_complex():
+    if not isinstance(x, Tensor) or x.is_complex() or not _has_digits(x):
         found = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{name}: expected a torch.Tensor of real numbers, found {found}")
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def _has_digits(x: Tensor) -> bool:
+    """Whether numbers are integers or have 16 bits or more: torch computes nothing in 8."""
+    return not x.is_floating_point() or x.dtype in REAL_DTYPES
 
 
 def positive_integer(value: int, name: str) -> int:
@@ -98,7 +104,7 @@ def check_data(
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, found {type(x).__name__}")
-    if not x.is_floating_point():
+    if x.dtype not in REAL_DTYPES:
         raise TypeError(f"{name}: expected floating-point numbers, found {x.dtype}")
     if dtype is not None and x.dtype != dtype:
         raise TypeError(f"{name}: expected {dtype}, as the model's parameters, found {x.dtype}")

@@ -19,6 +19,7 @@ from topoprior.topology.certificate import NEIGHBOURS, Certificate, certify
 from topoprior.topology.features import low_harmonics
 from topoprior.utils.checks import check_data, check_int, check_positive, check_values, real_tensor
 from topoprior.utils.plain import on_cpu
+from topoprior.utils.real_module import RealModule
 from topoprior.vae.posteriors import make_posterior
 
 
@@ -33,7 +34,7 @@ class Elbo(NamedTuple):
         return self.log_likelihood - self.kl
 
 
-class CoveringVAE(nn.Module):
+class CoveringVAE(RealModule):
     r"""VAE with latents on a flat manifold or a spherical space form, continuous by construction.
 
     - The encoder emits features and retracts them to a point, so it can represent every homotopy class

@@ -94,7 +94,7 @@ class FixedKernelsPosterior(WeightPosterior):
     def __init__(
         self, prior: FixedKernels, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(dtype)
         self.prior, self.shape = prior, torch.Size(shape)
         self._scales = prior.decoder.scales(shape)[:2]
         options: dict[str, Any] = {"device": device, "dtype": dtype}

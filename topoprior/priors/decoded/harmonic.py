@@ -20,7 +20,7 @@ from topoprior.spaces.config import covering_from_config, covering_to_config
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.flat.waves import ProductWaves
-from topoprior.utils.checks import check_int
+from topoprior.utils.checks import check_int, real_tensor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,6 +61,7 @@ class HarmonicDecoder(KernelDecoder):
         self.space, self.law = space, Uniform(space)
         self.kernel_size = check_kernel_size(kernel_size)
         expected = (harmonics.num_features, math.prod(self.kernel_size))
+        coefficients = real_tensor("coefficients", coefficients)
         if tuple(coefficients.shape) != expected:
             raise ValueError(f"coefficients: expected shape {expected}, found {tuple(coefficients.shape)}")
         norm = coefficients.double().norm()

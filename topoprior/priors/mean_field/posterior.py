@@ -43,7 +43,7 @@ class MeanFieldPosterior(WeightPosterior):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(dtype)
         self.prior, self.shape, self.kl_kind = prior, torch.Size(shape), prior.kl_kind
         self.prior_scale = prior.scale_of(shape)
         self.loc = nn.Parameter(torch.empty(self.shape, device=device, dtype=dtype))

@@ -17,6 +17,7 @@ from topoprior.spaces.flat.group import FlatGroup
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.lattices import short_vectors
 from topoprior.utils.plain import found_once, own, plain
+from topoprior.utils.real_module import check_dtype
 
 _MOST_LOW = 120  # harmonics that are looked at, eigenspace by eigenspace
 
@@ -147,7 +148,7 @@ class FlatManifold(Covering):
 
     def wrap(self, x: Tensor) -> Tensor:
         """``x`` modulo the lattice, lattice coordinates in [-1/2, 1/2]."""
-        return self.group.wrap(x)
+        return self.group.wrap(self._check_lift(x))
 
     def sheets(self, x: Tensor) -> Tensor:
         """A_j x + t_j for every coset j, (..., n) -> (..., m, n)."""
@@ -229,6 +230,7 @@ class FlatManifold(Covering):
     ) -> Tensor:
         if self.volume == math.inf:
             raise ValueError(f"{self!r} is not compact: it carries no uniform distribution")
+        check_dtype("dtype", dtype)
         cell = torch.rand(*shape, self.rank, dtype=dtype, device=device, generator=generator)
         return cell @ self.lattice.T.to(cell)
 

@@ -20,6 +20,7 @@ from topoprior.spaces.spherical.group import check_spherical_group
 from topoprior.spaces.spherical.harmonics import SphericalHarmonics, invariant_harmonics
 from topoprior.utils.checks import positive_integer
 from topoprior.utils.plain import found_once, own, plain
+from topoprior.utils.real_module import check_dtype
 
 
 def embedding_invariants(space: SphericalSpaceForm) -> SphericalHarmonics:
@@ -167,6 +168,7 @@ class SphericalSpaceForm(Covering):
         device: torch.device | None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
+        check_dtype("dtype", dtype)
         return normalized(
             torch.randn(*shape, self.cover_dim, dtype=dtype, device=device, generator=generator)
         )
