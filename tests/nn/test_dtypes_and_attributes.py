@@ -91,6 +91,95 @@ def test_attributes_that_layers_lack(name):
         layer.nothing  # noqa: B018
 
 
+GEOMETRY = (
+    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode", "output_padding",
+    "transposed", "_reversed_padding_repeated_twice", "in_features", "out_features",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_attributes_are_those_of_torch_or_named(name):
+    """What a parent may read of a layer of torch.nn: the same, or an error that says what to exclude."""
+    layer = LAYERS[name]()
+    plain = tp.to_deterministic(layer)
+    for attribute in GEOMETRY:
+        assert getattr(layer, attribute, None) == getattr(plain, attribute, None)
+    converted = tp.to_bayesian(nn.Sequential(plain), "gaussian", linear_prior="gaussian")[0]
+    for attribute in vars(type(plain)).keys() - {"__constants__", "__annotations__"}:
+        if not hasattr(layer, attribute):
+            with pytest.raises(AttributeError, match=rf"no '{attribute}', which torch.nn.*exclude='0'"):
+                getattr(converted, attribute)
+    if name != "linear":
+        assert not hasattr(layer, "_conv_forward")
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_weights_are_not_set(name):
+    """It would change nothing, and look as if it did."""
+    layer = LAYERS[name]()
+    for part, value in (("weight", nn.Parameter(torch.ones(3))), ("bias", None)):
+        with pytest.raises(AttributeError, match=rf"{part}_posterior\.project_\(w\)"):
+            setattr(layer, part, value)
+    names = [name for name, _ in layer.named_parameters()]
+    assert "weight" not in names
+    assert "bias" not in names
+
+
+class Lists(nn.Module):
+    """As detectron2's pyramids: children under names, called through lists, tuples and dicts."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(3, 3, 3) for _ in range(4))
+        self.convs = [self.a, (self.b,)]
+        self.by_name = {"c": [self.c]}
+        self.__dict__["also"] = self.d
+
+    def forward(self, x):
+        return self.also(self.by_name["c"][0](self.convs[1][0](self.convs[0](x))))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_layers_that_a_parent_also_keeps_in_lists(inplace):
+    """All four are converted where they are called, and back; the network that was given is as before."""
+    net, x = Lists(), torch.randn(1, 3, 12, 12)
+    before = net(x)
+    bayes = tp.to_bayesian(net, init="pretrained", prior="gaussian", inplace=inplace)
+    with tp.posterior_mean(bayes):
+        torch.testing.assert_close(bayes(x), before)
+    for layer in (bayes.a, bayes.b, bayes.c, bayes.d):
+        with torch.no_grad():
+            before_one = bayes(x)
+            layer.weight_posterior.log_scale.fill_(3.0)
+        assert not torch.allclose(bayes(x), before_one)
+    assert (net(x) == before).all() or inplace
+    back = tp.to_deterministic(bayes)
+    assert all(
+        type(m) is nn.Conv2d for m in (back.also, back.convs[0], back.convs[1][0], back.by_name["c"][0])
+    )
+    torch.testing.assert_close(back(x), before)
+
+
+def test_a_parameter_that_a_parent_keeps_in_a_list():
+    """Its layer stays: the parent would go on to use what is no longer learned."""
+
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.weights = [{"w": (self.conv.weight,)}]
+
+        def forward(self, x):
+            return nn.functional.conv2d(x, self.weights[0]["w"][0])
+
+    net = nn.Sequential(Keeps(), nn.Conv2d(4, 4, 3))
+    with pytest.warns(UserWarning, match=r"0\.conv \(shares a parameter"):
+        bayes = tp.to_bayesian(net)
+    assert type(bayes[0].conv) is nn.Conv2d
+    assert isinstance(bayes[1], tp.BayesConv2d)
+    assert bayes[0].weights[0]["w"][0] is bayes[0].conv.weight
+
+
 # --- torch.fx ---------------------------------------------------------------------------------
 
 

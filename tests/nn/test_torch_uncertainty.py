@@ -45,3 +45,16 @@ def test_a_routine_sets_the_network():
     loss = ELBOLoss(None, nn.CrossEntropyLoss(), kl_weight=1 / 50, num_samples=1)
     routine = ClassificationRoutine(net, num_classes=3, loss=loss)
     assert torch.isfinite(routine.loss(torch.randn(5, 1, 3, 3), torch.randint(3, (5,))))
+
+
+def test_one_logit_is_refused():
+    """Its cross entropy is 0, so that the KL alone would be minimized; the loss of its own is taken."""
+    net, x = tp.BayesLinear(4, 1), torch.randn(5, 4)
+    loss = ELBOLoss(net, nn.CrossEntropyLoss(), kl_weight=0.1, num_samples=1)
+    with pytest.raises(ValueError, match="2 classes or more.*binary_cross_entropy_with_logits"):
+        loss(x, torch.zeros(5, dtype=torch.long))
+    binary = ELBOLoss(net, nn.BCEWithLogitsLoss(), kl_weight=0.0, num_samples=1)
+    torch.manual_seed(1)
+    found = binary(x, torch.ones(5, 1))
+    torch.manual_seed(1)
+    torch.testing.assert_close(found.squeeze(), nn.functional.softplus(-net(x)).mean())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from topoprior.inference.geometry import StateSpace
 from topoprior.nn.contexts import bayes_layers
+from topoprior.nn.targets import check_classes
 from topoprior.priors.coordinates import Part
 from topoprior.priors.delta import DeltaPosterior
 from topoprior.utils.checks import check_int
@@ -39,7 +40,8 @@ class Potential:
 
 
 def categorical(output: Tensor, target: Tensor) -> Tensor:
-    """log p(y | logits), summed over a batch: minus the cross entropy."""
+    """log p(y | logits), summed over a batch: minus the cross entropy. Errors as of :func:`~topoprior.elbo_loss`."""
+    check_classes(output, target)
     return -F.cross_entropy(output, target, reduction="sum")
 
 
@@ -131,7 +133,8 @@ def log_joint(
         log_likelihood: of (outputs, targets), summed over the batch or one number an example.
 
     Raises:
-        ValueError: as of :func:`log_prior`; ``num_data`` below 1.
+        ValueError: as of :func:`log_prior`; an empty batch, ``num_data`` below its size; targets that do not fit, as in
+            :func:`~topoprior.elbo_loss`.
 
     Example:
         >>> import topoprior as tp
@@ -142,7 +145,9 @@ def log_joint(
         True
     """
     x, y = batch
-    count = len(x) if num_data is None else check_int("num_data", num_data)
+    if not len(x):
+        raise ValueError(f"batch: expected at least one example, found inputs {tuple(x.shape)}")
+    count = len(x) if num_data is None else check_int("num_data", num_data, len(x))
     output = net(x) if params is None else torch.func.functional_call(net, dict(params), (x,))
     likelihood = log_likelihood(output, y).sum()
     prior = log_prior(net, params)

@@ -14,6 +14,7 @@ from topoprior.inference.chains import STATS, Chain
 from topoprior.inference.diagnostics import Diagnostics, diagnose
 from topoprior.inference.geometry import StateSpace
 from topoprior.inference.potential import parts_of
+from topoprior.nn.inference import as_probabilities
 from topoprior.utils.files import CheckpointError, pack, read_file, unpack, write_atomically
 
 FORMAT = "topoprior.samples/1"
@@ -118,7 +119,7 @@ class PosteriorSamples(Samples):
     def predict(self, x: Tensor, *, max_batch: int = 1024) -> Tensor:
         """Class probabilities under every draw, (chains * draws, batch, classes): their mean over the draws is the
         posterior predictive. For a network that returns logits."""
-        return self.outputs(x, max_batch=max_batch).softmax(2)
+        return as_probabilities(self.outputs(x, max_batch=max_batch))
 
     def network(self, index: int) -> nn.Module:
         """A copy of the network with draw ``index``, counted chain after chain."""

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from topoprior.nn.weights_in_use import Draws, InUse, tell, told
+from topoprior.nn.weights_in_use import ROWS, Draws, InUse, Unfoldable, tell, told
 from topoprior.priors.base import WeightPosterior, WeightPrior
 from topoprior.priors.delta import posterior_of
 from topoprior.priors.mean_field.base import Gaussian
 from topoprior.priors.registry import get_prior
 from topoprior.utils.checks import check_int
+from topoprior.utils.real_module import RealModule, check_dtype
 
 PriorLike: TypeAlias = str | Path | WeightPrior
+
+# Parameters of torch's layers that are drawn in ours.
+_DRAWN = ("weight", "bias")
 
 # A bias starts at 0 with this fraction of its unit prior std.
 _BIAS_INIT_SCALE = 0.1
 
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def check_dtype(name: str, given: torch.dtype | Tensor | None) -> None:
-    """Weights are real floating-point numbers of 16 bits or more; None is torch's default."""
-    dtype = (
-        given.dtype if isinstance(given, Tensor) else torch.get_default_dtype() if given is None else given
-    )
-    if dtype not in _DTYPES:
-        expected = ", ".join(str(known).removeprefix("torch.") for known in _DTYPES)
-        raise TypeError(f"{name}: expected dtype {expected}, found {dtype}")
-
-
-class BayesLayer(nn.Module):
+class BayesLayer(RealModule):
     """A torch.nn layer whose weights are drawn from a posterior.
 
     ``forward`` draws fresh weights every time, in training and evaluation alike, unless told otherwise by
@@ -46,6 +37,7 @@ class BayesLayer(nn.Module):
       It holds for the thread, or task of asyncio, that sets it, and is no part of copies, pickles and states.
     """
 
+    _plain: ClassVar[type[nn.Module]] = nn.Module  # torch's layer of the same name
     use_mean: bool = False
     # Of a replica of nn.DataParallel, which runs in a thread of its own: what its maker's context said.
     _of_maker: InUse | None = None
@@ -157,15 +149,21 @@ class BayesLayer(nn.Module):
         if isinstance(input, torch.fx.Proxy):
             # To torch.fx a layer is one operation, as torch.nn's own are: draws are no part of a graph.
             tracer = input.tracer
+            if tracer.root is self:
+                raise TypeError(
+                    f"torch.fx: {type(self).__name__} is one operation; trace nn.Sequential(layer)"
+                )
             named = {key: value for key, value in options.items() if key == "output_size"}
             return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), named)
         drawn = self.drawn
         if drawn is None:
+            if ROWS.get() and not (self._in_use().use_mean or self.is_point):
+                raise Unfoldable(f"{type(self).__name__}: drew one weight in a pass of several draws")
             return self._compute(input, *self.draw(), **options)
         weight, bias = drawn
         samples = weight.shape[0]
-        if input.shape[0] % samples:
-            raise ValueError(
+        if input.shape[0] % max(samples, ROWS.get()):
+            raise Unfoldable(
                 f"input: expected a multiple of {samples} rows, a batch for each draw in `drawn`, "
                 f"found shape {tuple(input.shape)}"
             )
@@ -198,22 +196,34 @@ class BayesLayer(nn.Module):
         point = ", posterior='delta'" if self.is_point else ""
         return f"{type(self).__name__}({self.extra_repr()}, prior={self.describe_prior()!r}{point})"
 
-    def _apply(self, fn: Any, recurse: bool = True) -> BayesLayer:
-        # Asked of one number first, so that a refusal changes nothing.
-        parameter = next(self.parameters(), None)
-        if parameter is not None:
-            check_dtype(type(self).__name__, fn(parameter.detach().new_zeros(1)))
-        return super()._apply(fn, recurse)
+    def __prepare_scriptable__(self) -> None:
+        raise TypeError(
+            f"torch.jit.script: {type(self).__name__} draws its weights in Python; script to_deterministic(net) or "
+            "freeze_draws(net), or take torch.jit.trace or torch.export"
+        )
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("weight", "bias"):
-            where = f"exclude={self.converted_from!r}" if self.converted_from else "exclude="
+        where = f"to_bayesian(..., exclude={self.converted_from!r})" if self.converted_from else "exclude="
+        if name in _DRAWN:
             raise AttributeError(
                 f"{type(self).__name__} has no {name!r}: it draws one in every forward pass. The mean is "
                 f"layer.{name}_posterior.mean(), and topoprior.to_deterministic gives layers that have it. If the layer's "
-                f"parent reads it, convert with to_bayesian(..., {where})"
+                f"parent reads it, convert with {where}"
+            )
+        if hasattr(self._plain, name):
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r}, which torch.nn.{self._plain.__name__} has. If the layer's parent "
+                f"reads it, convert with {where}"
             )
         return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _DRAWN:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r} to set: it draws one in every forward pass. "
+                f"layer.{name}_posterior.project_(w) centers it on given numbers"
+            )
+        super().__setattr__(name, value)
 
     def _replicate_for_data_parallel(self) -> BayesLayer:
         replica = super()._replicate_for_data_parallel()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from topoprior.nn.base import BayesLayer
@@ -17,6 +19,25 @@ def bayes_layers(model: nn.Module) -> list[BayesLayer]:
     """The Bayesian layers of a model, each once; a :class:`TypeError` where ``model`` is no module."""
     check_module(model)
     return [module for module in model.modules() if isinstance(module, BayesLayer)]
+
+
+def draws_by_itself(module: nn.Module) -> bool:
+    """Whether a module may draw weights without calling a layer: traced or scripted, or a graph with no layer left in it."""
+    if isinstance(module, torch.fx.GraphModule):  # of torch.export
+        return not bayes_layers(module)
+    return isinstance(module, torch.jit.ScriptModule)
+
+
+def _layers_told(model: nn.Module, context: str) -> list[BayesLayer]:
+    """The Bayesian layers; a word where there may be more than they."""
+    layers = bayes_layers(model)
+    if any(map(draws_by_itself, model.modules())):
+        warnings.warn(
+            f"model: {context} does not reach a part that is traced or exported, which goes on to draw as it did when it "
+            "was made; trace or export it inside the context",
+            stacklevel=4,
+        )
+    return layers
 
 
 @contextmanager
@@ -31,7 +52,7 @@ def posterior_mean(model: nn.Module) -> Iterator[nn.Module]:
         ...     torch.equal(net(x), net(x))
         True
     """
-    layers = bayes_layers(model)
+    layers = _layers_told(model, "posterior_mean")
     with restored(layers):
         tell(dict.fromkeys(layers, InUse(use_mean=True)))
         yield model
@@ -53,7 +74,7 @@ def frozen_sample(model: nn.Module) -> Iterator[nn.Module]:
         ...     torch.equal(net(x), net(x))
         True
     """
-    layers = bayes_layers(model)
+    layers = _layers_told(model, "frozen_sample")
     with restored(layers):
         tell(dict.fromkeys(layers, InUse(use_mean=False)))
         for layer in layers:
@@ -70,7 +91,7 @@ _LOCK = threading.Lock()
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode; the last of the threads that ask for it puts the mode of every module back."""
-    modules = list(model.modules())
+    modules = [m for m in model.modules() if hasattr(m, "training")]  # torch.jit.freeze leaves none
     with _LOCK:
         for module in modules:
             count, mode = _EVALUATED.get(module, (0, module.training))

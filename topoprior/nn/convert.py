@@ -13,7 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import skip_init
 
 from topoprior.nn.advice import note_conversion
-from topoprior.nn.base import BayesLayer, PriorLike, check_dtype
+from topoprior.nn.base import BayesLayer, PriorLike
 from topoprior.nn.convolution import transpose_kernels
 from topoprior.nn.layers import BayesConvTranspose2d
 from topoprior.nn.rules import Rules, arguments_of
@@ -28,6 +28,7 @@ from topoprior.nn.selection import (
 )
 from topoprior.priors.delta import check_family
 from topoprior.utils.checks import check_module, check_positive, check_values
+from topoprior.utils.real_module import check_dtype
 
 
 def to_bayesian(
@@ -203,12 +204,21 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def _replace(model: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
-    """The model with modules, given by id, replaced wherever they occur."""
+    """The model with modules, given by id, replaced wherever they occur: as children, and in lists and the like of parents."""
     for module in list(model.modules()):
-        for name, child in module._modules.items():
-            if child is not None and id(child) in replacements:
-                setattr(module, name, replacements[id(child)])
+        for name, value in list(vars(module).items()):
+            vars(module)[name] = _with_replaced(value, replacements)
     return replacements.get(id(model), model)
+
+
+def _with_replaced(value: Any, replacements: dict[int, nn.Module]) -> Any:
+    """A module's replacement; lists and dicts, changed in place, and tuples of such."""
+    if type(value) is tuple:
+        return tuple(_with_replaced(part, replacements) for part in value)
+    if isinstance(value, list | dict):
+        for key in range(len(value)) if isinstance(value, list) else list(value):
+            value[key] = _with_replaced(value[key], replacements)
+    return replacements.get(id(value), value)
 
 
 def _nothing_to_convert(model: nn.Module) -> str:

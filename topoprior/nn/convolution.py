@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from topoprior.nn.base import BayesLayer, PriorLike
 from topoprior.utils.checks import check_int
@@ -26,7 +26,6 @@ _GROUPED_WEIGHTS = 2**18
 class BayesConvNd(BayesLayer):
     """All Bayesian convolutions: geometry from torch's own layer, draws by one grouped convolution."""
 
-    _plain: ClassVar[type[nn.Module]]
     _function: ClassVar[Callable[..., Tensor]]
     default_prior: ClassVar[str] = "gaussian"
 
@@ -77,8 +76,8 @@ class BayesConvNd(BayesLayer):
         self.kernel_size, self.stride = plain.kernel_size, plain.stride
         self.padding, self.dilation = plain.padding, plain.dilation
         self.output_padding, self.groups = plain.output_padding, plain.groups
-        self.padding_mode = plain.padding_mode
-        self._pad = list(plain._reversed_padding_repeated_twice) if plain.padding_mode != "zeros" else None
+        self.padding_mode, self.transposed = plain.padding_mode, plain.transposed
+        self._reversed_padding_repeated_twice = plain._reversed_padding_repeated_twice
         self._describe = plain.extra_repr()
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         has_bias = plain.bias is not None
@@ -93,8 +92,9 @@ class BayesConvNd(BayesLayer):
         self, input: Tensor, weight: Tensor, bias: Tensor | None, *, samples: int = 1, **options: Any
     ) -> Tensor:
         padding = self.padding
-        if self._pad is not None:
-            input, padding = F.pad(input, self._pad, mode=self.padding_mode), 0
+        if self.padding_mode != "zeros":
+            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padding = 0
         groups = self.groups * samples
         return type(self)._function(input, weight, bias, self.stride, padding, self.dilation, groups)
 

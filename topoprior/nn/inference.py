@@ -13,9 +13,10 @@ from topoprior.nn.advice import warn_no_bayesian_layer, warn_probabilities
 from topoprior.nn.base import BayesLayer
 from topoprior.nn.batch_norm import norms_of, statistics_kept, update_bn
 from topoprior.nn.batches import Batch, Output, call, inputs_of, is_loader, map_tensors, pick, rows, split
-from topoprior.nn.contexts import bayes_layers, evaluation, frozen_sample, posterior_mean
-from topoprior.nn.weights_in_use import Draws, InUse, restored, tell
+from topoprior.nn.contexts import bayes_layers, draws_by_itself, evaluation, frozen_sample, posterior_mean
+from topoprior.nn.weights_in_use import ROWS, Draws, InUse, Unfoldable, restored, tell
 from topoprior.utils.checks import check_int, check_module
+from topoprior.utils.real_module import REAL_DTYPES
 
 # Draws x inputs in one pass when nothing is asked for: on a CPU, wider passes gain nothing.
 _DEFAULT_ROWS = 64
@@ -57,13 +58,19 @@ def predict(
         >>> tp.predict(net, torch.randn(5, 4), num_samples=10).shape
         torch.Size([10, 5, 3])
     """
-    logits = _sample(model, x, num_samples, max_batch, antithetic, output, bn_loader)
+    return as_probabilities(_sample(model, x, num_samples, max_batch, antithetic, output, bn_loader))
+
+
+def as_probabilities(logits: Tensor) -> Tensor:
+    """Softmax over dimension 2 of what a network returned, in float32 at least; errors are those of :func:`predict`."""
+    if logits.dtype not in REAL_DTYPES:
+        raise TypeError(f"model: expected logits, floating-point numbers, found {logits.dtype}")
     if logits.dim() < 3 or logits.shape[2] < 2:
         raise ValueError(
             f"model: expected logits (batch, classes, ...) of 2 classes or more, found {tuple(logits.shape[1:])}; "
             "sample_outputs returns what the model returns, one logit wants sigmoid in place of softmax"
         )
-    warn_probabilities(logits, 2)
+    warn_probabilities(logits, 3)
     half = logits.dtype in (torch.float16, torch.bfloat16)
     return logits.softmax(2, dtype=torch.float32 if half else None)
 
@@ -88,8 +95,8 @@ def sample_outputs(
     A module that mixes the examples of a batch, or draws random numbers of its own, sees the examples of
     several draws together; batch normalization in evaluation mode does neither. For such modules, and for
     a model whose first dimension is not the batch throughout, ``max_batch=len(x)`` gives each draw a pass
-    of its own. So does a network whose draws cannot be folded: one that is traced or exported, or shows no
-    Bayesian layer.
+    of its own. A network whose draws are seen not to fold gets that too: one that is traced or exported, shows no
+    Bayesian layer or uses one that it does not show, or gives a layer rows that are no multiple of the batch's.
 
     Args:
         model: takes ``x`` and returns a tensor (batch, ...). Inside :func:`posterior_mean` or
@@ -208,7 +215,9 @@ class _Sampler:
         layers = bayes_layers(model)
         self.free = [layer for layer in layers if layer._in_use() == (False, None)]
         self.point = bool(layers) and all(layer.drawn is None and layer.is_point for layer in layers)
-        self.folds = bool(layers) and not any(map(_hides_draws, model.modules()))
+        self.folds = bool(layers) and not any(
+            draws_by_itself(module) or isinstance(module, nn.DataParallel) for module in model.modules()
+        )
         self.kept: list[list[Draws]] | None = None
 
     @contextmanager
@@ -231,27 +240,27 @@ class _Sampler:
             with posterior_mean(self.model):
                 passes = [_one_pass(self.model, part, 1, output) for part in split(batch, most)]
             return torch.cat(passes, 1).expand(self.num_samples, *[-1] * (passes[0].dim() - 1))
-        draws_a_pass = max(1, most // max(1, size)) if self.folds else 1
+        draws_a_pass = max(1, most // max(1, size))
         parts = list(split(batch, most))
-        found = []
+        found: list[Tensor] = []
         counts = _draws_at_a_time(self.free, self.num_samples, self.antithetic)
         for count, draws in zip(counts, self._draws() if self.kept is None else self.kept, strict=True):
-            for first in range(0, count, draws_a_pass):
-                samples = min(draws_a_pass, count - first)
+            first = 0
+            while first < count:
+                samples = min(draws_a_pass if self.folds else 1, count - first)
                 some = slice(first, first + samples)
                 chosen = [(weight[some], None if bias is None else bias[some]) for weight, bias in draws]
                 tell({layer: InUse(False, drawn) for layer, drawn in zip(self.free, chosen, strict=True)})
-                passes = [_one_pass(self.model, part, samples, output) for part in parts]
+                try:
+                    passes = [_one_pass(self.model, part, samples, output) for part in parts]
+                except Unfoldable:
+                    if samples == 1:
+                        raise
+                    self.folds = False  # from now on a pass for each draw
+                    continue
                 found.append(torch.cat(passes, 1))
+                first += samples
         return torch.cat(found)
-
-
-def _hides_draws(module: nn.Module) -> bool:
-    """Whether a module may draw weights where its layers are not called, or hand rows to other modules: all the
-    samples of one pass would share a draw, or get another's."""
-    if isinstance(module, torch.fx.GraphModule):  # of torch.export, with no layer left in it
-        return not bayes_layers(module)
-    return isinstance(module, torch.jit.ScriptModule | nn.DataParallel)
 
 
 def _one_pass(model: nn.Module, batch: Batch, samples: int, output: Output) -> Tensor:
@@ -259,7 +268,11 @@ def _one_pass(model: nn.Module, batch: Batch, samples: int, output: Output) -> T
     size = rows(batch)
     if samples > 1:
         batch = map_tensors(lambda x: x.expand(samples, *x.shape).flatten(0, 1), batch)
-    found = pick(call(model, batch), output)
+    entered = ROWS.set(samples * size if samples > 1 else 0)
+    try:
+        found = pick(call(model, batch), output)
+    finally:
+        ROWS.reset(entered)
     if found.shape[:1] != (samples * size,):
         raise ValueError(
             f"model: expected a tensor of {samples * size} rows, one an input, found {tuple(found.shape)}"

@@ -172,6 +172,8 @@ class BayesLinear(BayesLayer):
         torch.Size([5, 10])
     """
 
+    _plain = nn.Linear
+
     def __init__(
         self,
         in_features: int,

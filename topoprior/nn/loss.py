@@ -14,9 +14,9 @@ from torch.distributions import Distribution
 
 from topoprior.nn.advice import warn_no_bayesian_layer
 from topoprior.nn.base import BayesLayer
+from topoprior.nn.targets import check_classes
 from topoprior.priors.base import WeightPosterior
 from topoprior.utils.checks import check_int, check_module, check_number
-from topoprior.utils.tracing import values_known
 
 # --- the KL ----------------------------------------------------------------------------------
 
@@ -117,10 +117,10 @@ def elbo_loss(
         A scalar. Its gradient is unbiased for batches drawn uniformly.
 
     Raises:
-        TypeError: ``num_data`` is no int, ``target`` neither class indices of dtype int64 nor probabilities,
-            ``model`` no module.
-        ValueError: shapes that do not fit, an empty batch, a single logit, probabilities that are none, ``num_data``
-            below the size of the batch, a negative or infinite ``temperature``.
+        TypeError: ``num_data`` is no int, ``logits`` no floating-point numbers, ``target`` neither class indices of dtype int64
+            nor probabilities, ``model`` no module.
+        ValueError: shapes that do not fit, an empty batch, a single logit, classes that there are not, probabilities that are
+            none, ``num_data`` below the size of the batch, a negative or infinite ``temperature``.
 
     Warns:
         UserWarning: no Bayesian layer in ``model``.
@@ -130,7 +130,7 @@ def elbo_loss(
         >>> net, x, y = tp.BayesLinear(4, 3), torch.randn(10, 4), torch.randint(3, (10,))
         >>> tp.elbo_loss(net(x), y, net, num_data=1000).backward()
     """
-    _check_target(logits, target)
+    check_classes(logits, target)
     num_data = check_int("num_data", num_data)
     temperature = check_number("temperature", temperature)
     if not 0 <= temperature < math.inf:
@@ -182,34 +182,3 @@ def kl_warmup(step: int, num_steps: int, *, start: float = 0.0, schedule: str = 
     elif schedule != "linear":
         raise ValueError(f"schedule: expected 'linear' or 'cosine', found {schedule!r}")
     return start + (1 - start) * progress
-
-
-def _check_target(logits: Tensor, target: Tensor) -> None:
-    for name, given in (("logits", logits), ("target", target)):
-        if not isinstance(given, Tensor):
-            raise TypeError(f"{name}: expected a tensor, found {type(given).__name__}")
-    if logits.dim() < 2 or len(logits) < 1:
-        raise ValueError(f"logits: expected shape (batch, classes, ...), found {tuple(logits.shape)}")
-    if logits.shape[1] == 1:
-        raise ValueError(
-            f"logits: expected 2 classes or more in dimension 1, found {tuple(logits.shape)}; the likelihood of one logit "
-            "is torch.nn.functional.binary_cross_entropy_with_logits(logits, target), to which "
-            "topoprior.kl_divergence(model) / num_data is added"
-        )
-    soft = target.is_floating_point()
-    if not soft and target.dtype not in (torch.int64, torch.uint8):  # what F.cross_entropy takes
-        raise TypeError(
-            f"target: expected class indices (torch.int64) or probabilities, found {target.dtype}"
-        )
-    expected = logits.shape if soft else logits.shape[:1] + logits.shape[2:]
-    if target.shape != expected:
-        kind = "probabilities" if soft else "class indices"
-        raise ValueError(f"target: expected {kind} {tuple(expected)}, found {tuple(target.shape)}")
-    if soft and values_known(target):
-        gap = (target.detach().sum(1, dtype=torch.float32) - 1).abs().amax()
-        if bool((gap > 1e-2) | (target.amin() < 0)):
-            raise ValueError(
-                f"target: expected probabilities, from 0 and with sums 1 over the classes, found {float(target.min()):.3g} to "
-                f"{float(target.max()):.3g} with sums up to {float(gap):.3g} off; for labels of which several hold, use "
-                "torch.nn.functional.binary_cross_entropy_with_logits and add topoprior.kl_divergence(model) / num_data"
-            )

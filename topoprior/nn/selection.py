@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -54,7 +54,7 @@ def convertible_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def reasons_to_leave(model: nn.Module) -> dict[int, str]:
     """For layers, by id, that cannot be converted: why."""
-    owners = Counter(id(p) for m in model.modules() for p in m._parameters.values() if p is not None)
+    owners = Counter(id(p) for m in model.modules() for p in _parameters_in(vars(m)))
     parents = [m for m in model.modules() if {c.__name__ for c in type(m).__mro__} & _READ_THEIR_LAYERS]
     reasons = {
         id(child): f"its parent {type(parent).__name__} reads its weights"
@@ -85,6 +85,15 @@ def reasons_to_leave(model: nn.Module) -> dict[int, str]:
         elif "forward" in vars(module):
             reasons[id(module)] = "has a forward of its own"
     return reasons
+
+
+def _parameters_in(value: Any) -> Iterator[nn.Parameter]:
+    """A module's own, and those that a list or the like in it holds."""
+    if isinstance(value, nn.Parameter):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _parameters_in(part)
 
 
 def recurrent_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:

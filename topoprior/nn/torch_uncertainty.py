@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from topoprior.nn.loss import kl_divergence
+from topoprior.nn.targets import check_several
 
 try:
     from torch_uncertainty.layers.bayesian import bayesian_modules
@@ -36,6 +37,13 @@ class ELBOLoss(_ELBOLoss):
         >>> loss = ELBOLoss(net, nn.CrossEntropyLoss(), kl_weight=1 / 1000, num_samples=3)
         >>> loss(torch.randn(2, 1, 8, 8), torch.tensor([3, 7])).backward()
     """
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Raises ValueError: a cross entropy of one logit, which is 0 whatever the target is."""
+        if not isinstance(self.inner_loss, nn.CrossEntropyLoss):
+            return super().forward(inputs, targets)
+        with self.inner_loss.register_forward_pre_hook(lambda _, given: check_several(given[0])):
+            return super().forward(inputs, targets)
 
     def set_model(self, model: nn.Module | None) -> None:
         self.model = model

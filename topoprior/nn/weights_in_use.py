@@ -23,6 +23,13 @@ class InUse(NamedTuple):
     drawn: Draws | None = None
 
 
+class Unfoldable(ValueError):
+    """A network that cannot take several draws in one pass: a layer draws unseen, or its input is no batch of rows."""
+
+
+#: The rows of the pass with several draws that this context is in; 0 outside of one.
+ROWS: ContextVar[int] = ContextVar("topoprior.rows", default=0)
+
 # Never changed in place: whoever reads a mapping keeps it. None in place of an empty one.
 _IN_USE: ContextVar[Mapping[nn.Module, InUse] | None] = ContextVar("topoprior.weights_in_use", default=None)
 

@@ -68,7 +68,7 @@ class DecoderPosterior(WeightPosterior):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(dtype)
         self.prior, self.shape = prior, torch.Size(shape)
         self.dim, self.axis = decoder.space.dim, -3 if decoder.rows else -1
         self.scales = scale.alpha, scale.beta / math.sqrt(math.prod(decoder.kernel_size))
@@ -147,8 +147,9 @@ class DecoderPosterior(WeightPosterior):
     def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
         noise = draw_noise(sample_shape, self.loc.shape, self.loc, antithetic)
         pixels = self.decoder.pixels
-        # The compiler fuses the plain formula better than it can the blocks.
-        if pixels is not None and self.factors.rho is None and not torch.compiler.is_compiling():
+        # The compiler fuses the plain formula better than it can the blocks; TorchScript saves no function of Python.
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if pixels is not None and self.factors.rho is None and not traced:
             weight, _ = Decode.apply(self.loc, self.log_scale, noise, pixels, self.scales, self.compiled)
         else:
             x = torch.addcmul(self.loc, self.log_scale.exp(), noise)
