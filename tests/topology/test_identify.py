@@ -72,7 +72,7 @@ def test_persistent_homology_agrees(name):
     """The independent witness: on the samples that are recognized above, homology says the same."""
     pytest.importorskip("ripser")
     x = noisy(name)
-    assert [lasting_bars(x, field, num_points=250) for field in (2, 3)] == BETTI[name]
+    assert [lasting_bars(x, field, num_points=180) for field in (2, 3)] == BETTI[name]
 
 
 NEITHER = {
