@@ -1,5 +1,7 @@
 """Every test is deterministic: fixed seeds, one thread, derandomized hypothesis."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -12,7 +14,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("deterministic")
-torch.set_num_threads(1)  # small tensors: threads that wait for one another only cost
+# Small tensors, two tests at a time: threads that wait for one another only cost, those of programs that tests start too.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
