@@ -482,6 +482,9 @@ async function copy(text, button) {
 $("copy").addEventListener("click", () => copy($("code").textContent, $("copy")));
 $("link").addEventListener("click", () => { history.replaceState(null, "", address()); copy(location.href, $("link")); });
 window.addEventListener("hashchange", restore);
+if (parent !== window) { // in a frame, whose page gives it the height that it needs
+  new ResizeObserver(() => parent.postMessage({ height: document.body.offsetHeight }, "*")).observe(document.body);
+}
 
 $("next").addEventListener("click", () => {
   clearInterval(moving);
