@@ -26,7 +26,7 @@ class Problem:
     """Images, the network's priors, and the seed of all that is random."""
 
     images: Images
-    prior: str
+    prior: str | tp.WeightPrior
     last_gain: float
     seed: int
 

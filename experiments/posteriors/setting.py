@@ -18,7 +18,12 @@ Images = tuple[Tensor, Tensor, Tensor, Tensor]  # to learn from with labels, to 
 
 
 def network(
-    prior: str, last_gain: float, posterior: str = "delta", *, size: int = 28, last: str | None = None
+    prior: str | tp.WeightPrior,
+    last_gain: float,
+    posterior: str = "delta",
+    *,
+    size: int = 28,
+    last: str | None = None,
 ) -> nn.Sequential:
     """Convolutions of 16, 32 and 64 channels with ``prior``, a Gaussian last layer, for images of ``size`` pixels a side.
 

@@ -118,6 +118,22 @@ class WeightPrior(ABC):
         """The prior that weights of this shape get: itself, or of a family the member that serves them."""
         return self
 
+    def kernel_covariance(self, shape: Shape) -> Tensor:
+        """Covariance of a kernel's pixels in weights of ``shape``, (k, k) float64 with k = prod(shape[2:]); the mean is 0.
+
+        Here from 2^17 draws with a fixed seed, to about .5% of the largest entry. Priors with a closed form override it.
+
+        Raises:
+            ValueError: the prior does not serve weights of this shape, or its kernels do not have mean 0.
+        """
+        rows = max(1, 2**17 // max(1, shape[1]))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            drawn = self.sample((rows, *shape[1:])).double().reshape(rows * shape[1], -1)
+        if bool((drawn.mean(0).abs() > 6 * drawn.std(0) / math.sqrt(len(drawn))).any()):
+            raise ValueError(f"prior: expected kernels with mean 0, found those of {self!r}")
+        return drawn.T @ drawn / len(drawn)
+
     def coordinates(
         self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> Coordinates:

@@ -6,6 +6,7 @@ from topoprior.priors.decoded.euclidean import EuclideanDecoderPrior
 from topoprior.priors.decoded.family import PriorFamily
 from topoprior.priors.decoded.fixed import FixedKernels, FixedKernelsPosterior
 from topoprior.priors.decoded.harmonic import HarmonicDecoder
+from topoprior.priors.decoded.linear import LinearDecoder, linear_decoder
 from topoprior.priors.decoded.network import FrozenMLP, NetworkDecoder
 from topoprior.priors.decoded.posterior import DecoderPosterior, EuclideanDecoderPosterior
 from topoprior.priors.decoded.prior import DecoderPrior
@@ -21,8 +22,10 @@ __all__ = [
     "FrozenMLP",
     "HarmonicDecoder",
     "KernelDecoder",
+    "LinearDecoder",
     "NetworkDecoder",
     "PriorFamily",
+    "linear_decoder",
     "pretrained_names",
     "register_decoder",
     "train_prior",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topoprior.kernels.nearest import amplitudes, nearest_kernels
+from topoprior.kernels.nearest import amplitudes
 from topoprior.priors.coordinates import Coordinates, Part, Shape
 from topoprior.priors.decoded.decoder import KernelDecoder, Scales
 from topoprior.utils.precision import at_least_float32
@@ -84,7 +84,7 @@ class DecodedCoordinates(Coordinates):
         kernels = at_least_float32(weight.detach().to(self.scales)).flatten(2).flatten(0, 1)
         alpha_scale, beta_scale = self._amplitude_scales
         offset = beta_scale > 0
-        z = nearest_kernels(decoder.search, kernels, offset=offset, progress=True)
+        z = decoder.nearest(kernels, offset=offset)
         found = amplitudes(kernels, decoder(z), offset=offset)
         found = found / found.new_tensor([alpha_scale, beta_scale or 1.0])
         x = {"z": z, "alpha": found[:, 0], "beta": found[:, 1]}

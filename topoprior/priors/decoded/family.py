@@ -61,6 +61,9 @@ class PriorFamily(WeightPrior):
     ) -> Coordinates:
         return self.for_shape(shape).coordinates(shape, device=device, dtype=dtype)
 
+    def kernel_covariance(self, shape: Shape) -> Tensor:
+        return self.for_shape(shape).kernel_covariance(shape)
+
     def sample(self, shape: Shape) -> Tensor:
         return self.for_shape(shape).sample(shape)
 

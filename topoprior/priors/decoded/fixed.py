@@ -72,6 +72,10 @@ class FixedKernels(WeightPrior):
     ) -> Coordinates:
         return FixedCoordinates(self, shape, device=device, dtype=dtype)
 
+    def kernel_covariance(self, shape: Shape) -> Tensor:
+        """Before the filters are drawn."""
+        return self.decoder.kernel_covariance(shape)
+
     def sample(self, shape: Shape) -> Tensor:
         return self.decoder.sample(shape)
 

@@ -82,6 +82,10 @@ class HarmonicDecoder(KernelDecoder):
         """Exact: a wave under a normal law shrinks by a known factor."""
         return torch.stack(self._shrunk(loc, scale), -1) @ self.waves.matrix.to(loc)
 
+    def second_moment(self) -> Tensor:
+        """C^T C: harmonics are orthonormal."""
+        return self.coefficients.double().T @ self.coefficients.double()
+
     def _shrunk(self, loc: Tensor, scale: Tensor) -> list[Tensor]:
         waves = self.waves.rows(loc.unbind(-1))
         return [row * decay for row, decay in zip(waves, self.waves.decay(scale.unbind(-1)), strict=True)]

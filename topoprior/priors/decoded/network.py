@@ -136,6 +136,13 @@ class NetworkDecoder(FrozenMLP, KernelDecoder):
         assert isinstance(kernels, Tensor)
         return kernels
 
+    def second_moment(self) -> Tensor:
+        """By Gauss-Hermite quadrature, with the nodes that the scale is from."""
+        nodes, weights = hermite_grid(self.space.dim, 32 if self.space.dim < 3 else 16)
+        with torch.no_grad():
+            kernels = self(nodes.to(self.weight0)).double().cpu()
+        return (kernels * weights[:, None]).T @ kernels
+
     def latent_kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
         return (0.5 * ((2 * log_scale).exp() + loc.square() - 1) - log_scale).sum(-1)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from topoprior.kernels.nearest import amplitudes, nearest_kernels
+from topoprior.kernels.nearest import amplitudes
 from topoprior.priors.base import (
     Shape,
     WeightPosterior,
@@ -213,7 +213,7 @@ class DecoderPosterior(WeightPosterior):
         kernels = at_least_float32(weight.detach().to(self.loc)).flatten(2).flatten(0, 1)
         alpha_scale, beta_scale = self.scales
         offset = beta_scale > 0
-        z = nearest_kernels(decoder.search, kernels, offset=offset, progress=True)
+        z = decoder.nearest(kernels, offset=offset)
         # Alpha and beta for the mean, which is a little blunter than the kernel at its center.
         decoded = decoder.mean(z, latents.flatten(0, 1).to(z).exp())
         found = amplitudes(kernels, decoded, offset=offset)

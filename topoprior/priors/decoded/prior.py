@@ -181,6 +181,13 @@ class DecoderPrior(SavedPrior):
         scale = self.scales(shape)
         return DecodedCoordinates(self.decoder, scale, shape, prior=self, device=device, dtype=dtype)
 
+    def kernel_covariance(self, shape: Shape) -> Tensor:
+        """s_a^2 E g(z) g(z)^T + s_b^2 1 1^T / k + tau^2 I."""
+        scale, moment = self.scales(shape), self.decoder.second_moment()
+        pixels = len(moment)
+        residual = scale.residual**2 * torch.eye(pixels).to(moment)
+        return scale.alpha**2 * moment + scale.beta**2 / pixels + residual
+
     def sample(self, shape: Shape) -> Tensor:
         scale = self.scales(shape)
         z = self.decoder.law.sample(

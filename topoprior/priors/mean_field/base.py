@@ -124,6 +124,9 @@ class MeanFieldPrior(WeightPrior):
             return self.scale
         return self.std(shape) / math.sqrt(self.unit_energy)
 
+    def kernel_covariance(self, shape: Shape) -> Tensor:
+        return self.std(shape) ** 2 * torch.eye(math.prod(shape[2:]), dtype=torch.float64, device="cpu")
+
     def posterior(
         self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> MeanFieldPosterior:

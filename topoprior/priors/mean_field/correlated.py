@@ -54,6 +54,10 @@ class CorrelatedGaussian(MeanFieldPrior):
         pixels = torch.cartesian_prod(*axes).reshape(-1, len(kernel_size))
         return (-torch.cdist(pixels, pixels) / self.lengthscale).exp()
 
+    def kernel_covariance(self, shape: Shape) -> Tensor:
+        self._check_shape(shape)
+        return self.scale_of(shape) ** 2 * self.covariance(shape[2:])
+
     def posterior(
         self, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> MeanFieldPosterior:

@@ -1,0 +1,246 @@
+"""The report on priors under the posterior: chains merged into cells, paired differences, the forest plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+import topoprior as tp
+from experiments.common.document import Document
+from experiments.common.pictures import png
+from experiments.common.statistics import holm, interval
+from experiments.common.store import Run, Store
+from experiments.common.tables import as_rows, differences, signed, write_csv
+from experiments.posteriors.controls import PRIORS
+from experiments.posteriors.engines import judge
+from experiments.posteriors.methods import total_variation
+
+KLEIN = "klein-3x3"
+#: The announced comparisons; those that follow it say which step of the ladder does what, and are not tested.
+FAMILY = [(KLEIN, other) for other in ("gaussian", "twin", "linear", "torus-3x3")]
+LADDER = [("twin", "gaussian"), ("linear", "twin")]
+SETS = {"mnist": "MNIST", "embedded": "Fashion-MNIST subset"}
+PLACES = ["dataset", "n"]
+_CELL = ["dataset", "n", "seed", "prior", "size", "test", "last_gain"]
+_MOST_R_HAT = 1.1
+_DIGITS = {"accuracy": 3, "nll": 3, "ece": 3, "r_hat": 2, "ess": 0, "temperature": 3, "halves_apart": 3}
+
+
+def cells(runs: Iterable[Run], role: str = "reported") -> pd.DataFrame:
+    """A row a cell: quality of the mean prediction of all chains, and whether they agree.
+
+    r-hat and effective draws are of the predictions for a few images, r-hat its 99 percent quantile, draws the median;
+    "halves_apart" is the mean total variation between the first half of the chains and the others.
+    """
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        if run.config["role"] == role:
+            key = tuple(run.config[k] for k in _CELL) + (str(run.config["settings"]), run.config["data"])
+            groups.setdefault(key, []).append(run)
+    return pd.DataFrame(
+        [dict(zip(_CELL, key, strict=False)) | merged(some) for key, some in groups.items()]
+    )
+
+
+def merged(runs: Iterable[Run]) -> dict[str, float]:
+    """What the chains of one cell say together; those that diverged are counted and left out."""
+    chains = sorted(runs, key=lambda run: run.config["chain"])
+    kept = [run.result for run in chains if "failure" not in run.result]
+    found: dict[str, float] = {"chains": len(kept), "diverged": len(chains) - len(kept)}
+    found["seconds"] = math.fsum(run.result["measures"]["seconds"] for run in chains)
+    if not kept:
+        return found
+    p = torch.tensor([result["predictions"] for result in kept], dtype=torch.float64)
+    found |= judge(p.mean(0), torch.tensor(kept[0]["labels"]))
+    stats = {name: _column(kept, name) for name in ("temperature", "divergences")}
+    agreement = tp.inference.diagnose(
+        torch.tensor([result["draws"] for result in kept]), {**stats, "acceptance": torch.ones(1)}
+    )
+    half = len(p) // 2
+    return found | {
+        "r_hat": agreement.r_hat.flatten().quantile(0.99).item(),
+        "ess": agreement.ess.median().item(),
+        "temperature": agreement.temperature,
+        "step_size": _column(kept, "step_size").mean().item(),
+        "halves_apart": total_variation(p[:half].mean(0), p[half:].mean(0)) if half else math.nan,
+    }
+
+
+def _column(results: Iterable[Mapping[str, Any]], name: str) -> Tensor:
+    return torch.tensor([result["measures"][name] for result in results])
+
+
+def compared(table: pd.DataFrame, measure: str, pairs: list[tuple[str, str]]) -> pd.DataFrame:
+    """A row a pair and place, first minus second by split; ``adjusted`` is Holm's p over all the rows."""
+    found = [
+        differences(table, first, second, "prior", measure, PLACES).assign(first=first, second=second)
+        for first, second in pairs
+    ]
+    rows = pd.concat([f for f in found if len(f)] or [pd.DataFrame()], ignore_index=True)
+    if len(rows):
+        tested = rows["p"].notna()
+        rows["adjusted"] = None
+        rows.loc[tested, "adjusted"] = holm(rows.loc[tested, "p"].tolist())
+    return rows
+
+
+def complete(table: pd.DataFrame) -> pd.DataFrame:
+    """The splits that have as many chains of every prior, so that no prior is judged by easier images than another."""
+    kept = []
+    for _, some in table.groupby(PLACES, sort=False):
+        priors, most = set(some["prior"]), some["chains"].max() + some["diverged"].max()
+        for _, split in some.groupby("seed"):
+            done = split[split["chains"] + split["diverged"] >= most]
+            kept.append(split if set(done["prior"]) == priors else split.iloc[:0])
+    return pd.concat(kept, ignore_index=True) if kept else table
+
+
+# --- the page --------------------------------------------------------------------------------
+
+
+def report(table: pd.DataFrame, selection: pd.DataFrame) -> Document:
+    page = Document("Does the prior help under the posterior?")
+    for (name, n), some in table.groupby(PLACES, sort=False):
+        seeds = ", ".join(map(str, sorted(some["seed"].unique())))
+        page.heading(f"{SETS[name]}, n = {n}")
+        page.text(
+            f"Splits {seeds}; last layer's gain {some['last_gain'].iloc[0]:g}. Means, ± half the 95% interval over splits."
+        )
+        page.table(as_rows(_levels(some)))
+    _differences(page, table)
+    bad = table[~(table["r_hat"] <= _MOST_R_HAT)]
+    page.heading("What has not converged")
+    page.text(
+        f"{len(bad)} of {len(table)} cells have an r-hat above {_MOST_R_HAT}"
+        + (f", the worst {bad['r_hat'].max():.2f}. " if len(bad) else ". ")
+        + f"{int(table['diverged'].sum())} chains diverged. {(table['ess'] < 100).sum()} cells have fewer than 100 effective draws."
+    )
+    if len(bad):
+        counts = bad.groupby(["dataset", "n", "prior"], sort=False)["r_hat"].agg(["count", "max"])
+        listed = (
+            f"{SETS[d]} n = {n} {PRIORS[p].words}: {int(row['count'])} (up to {row['max']:.2f})"
+            for (d, n, p), row in counts.iterrows()
+        )
+        page.text("; ".join(listed) + ".")
+    if len(selection):
+        page.heading("How the last layer's gain was chosen")
+        page.text(
+            "NLL of short chains on training images that were held out, one split that is not reported; the mean over priors decides."
+        )
+        chosen = selection.assign(
+            column=[
+                f"{SETS[d]}, gain {g:g}"
+                for d, g in zip(selection["dataset"], selection["last_gain"], strict=True)
+            ]
+        )
+        grid = chosen.pivot_table(index="prior", columns="column", values="nll", sort=False)
+        grid.loc["mean"] = grid.mean()
+        page.table(as_rows(grid.map(lambda v: f"{v:.3f}").rename(index=_words)))
+    page.heading("What the columns are")
+    page.text(
+        "NLL in nats and accuracy of the mean prediction of all chains on unseen images, ECE over 15 bins. r-hat: the 99 percent quantile of rank-normalized split "
+        "r-hat over the predicted probabilities of 30 unseen images, the largest over splits; ESS: the median effective number of draws of the same "
+        "numbers, the least over splits; temperature: kinetic, 1 for an exact sampler. Halves: total variation between the mean predictions of two "
+        "halves of the chains, the largest over splits. Intervals say how results vary over what is learned from and over chains; all splits are judged by the same unseen "
+        "images."
+    )
+    return page
+
+
+def _words(prior: str) -> str:
+    return PRIORS[prior].words if prior in PRIORS else prior
+
+
+def _levels(some: pd.DataFrame) -> pd.DataFrame:
+    rows = {}
+    for prior in (p for p in PRIORS if p in set(some["prior"])):
+        mine = some[some["prior"] == prior]
+        worst = {"r_hat": "max", "ess": "min", "temperature": "max", "halves_apart": "max"}
+        rows[PRIORS[prior].words] = {
+            "NLL": str(interval(mine["nll"].tolist())),
+            "accuracy": str(interval(mine["accuracy"].tolist())),
+            "ECE": f"{mine['ece'].mean():.3f}",
+            **{c.replace("halves_apart", "halves"): f"{mine[c].agg(how):.{_DIGITS[c]}f}" for c, how in worst.items()},
+            "seconds a chain": f"{(mine['seconds'] / (mine['chains'] + mine['diverged'])).mean():.0f}",
+        }  # fmt: skip
+    table = pd.DataFrame.from_dict(rows, orient="index").rename(columns={"r_hat": "r-hat", "ess": "ESS"})
+    table.index.name = "prior"
+    return table
+
+
+def _differences(page: Document, table: pd.DataFrame) -> None:
+    nll, accuracy = (compared(table, m, FAMILY) for m in ("nll", "accuracy"))
+    page.heading("Paired differences")
+    page.text(
+        "First minus second, by split, ± half the 95% interval; in brackets p by Holm over all announced comparisons in that column. "
+        "Lower NLL and higher accuracy are better. In bold: p below .05."
+    )
+    page.table([["comparison", "set", "splits", "NLL", "accuracy"], *_rows(nll, accuracy, tested=True)])
+    if not len(nll):
+        return
+    page.picture(
+        "forest.png", png(forest(nll, accuracy)), "The announced differences with their 95% intervals."
+    )
+    ladder = [
+        _rows(compared(table, "nll", [pair]), compared(table, "accuracy", [pair]), False) for pair in LADDER
+    ]
+    page.text(
+        "The steps from the Gaussian prior to the linear decoder, not part of the announced family and not tested:"
+    )
+    page.table(
+        [["comparison", "set", "splits", "NLL", "accuracy"], *(row for rows in ladder for row in rows)]
+    )
+
+
+def _rows(nll: pd.DataFrame, accuracy: pd.DataFrame, tested: bool) -> list[list[str]]:
+    rows = []
+    for (_, a), (_, b) in zip(nll.iterrows(), accuracy.iterrows(), strict=True):
+        cell = []
+        for x in (a, b):
+            text = signed(x["mean"], x["half_width"], x["adjusted"] if tested else None)
+            strong = tested and not pd.isna(x["adjusted"]) and x["adjusted"] < 0.05
+            cell.append(f"**{text}**" if strong else text)
+        pair = f"{_words(a['first'])} - {_words(a['second'])}"
+        rows.append([pair, f"{SETS[a['dataset']]}, n = {a['n']}", str(a["seeds"]), *cell])
+    return rows
+
+
+def forest(nll: pd.DataFrame, accuracy: pd.DataFrame) -> Any:
+    """A row a comparison and set, NLL on the left."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 0.32 * len(nll) + 1.3), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    labels = [f"{_words(r['second'])}\n{SETS[r['dataset']]}, n = {r['n']}" for _, r in nll.iterrows()]
+    colours = {name: f"C{i}" for i, name in enumerate(SETS)}
+    for axis, rows, what in zip(
+        axes,
+        (nll, accuracy),
+        ("NLL, nats (left: Klein better)", "accuracy (right: Klein better)"),
+        strict=True,
+    ):
+        for i, (_, r) in enumerate(rows.iterrows()):
+            width = 0 if pd.isna(r["half_width"]) else r["half_width"]
+            axis.errorbar(r["mean"], -i, xerr=width, fmt="o", color=colours[r["dataset"]], capsize=3)
+        axis.axvline(0, color="0.6", linewidth=1, zorder=0)
+        axis.set_xlabel(what)
+    axes[0].set_yticks([-i for i in range(len(labels))], labels, fontsize=7)
+    figure.suptitle("Klein bottle minus …, paired by split, 95% intervals", fontsize=10)
+    return figure
+
+
+def write(store: Store, folder: Path) -> Path:
+    """report.md, runs.csv with a row a cell, forest.png."""
+    runs = list(store)
+    table, selection = cells(runs), cells(runs, "selection")
+    if not len(table):
+        raise ValueError(f"--output: no reported runs in {store.folder} yet")
+    write_csv(folder / "runs.csv", table)
+    page = report(complete(table), selection)
+    return page.write(folder)
