@@ -1,5 +1,6 @@
 """Priors in files: saved and loaded, damaged, refused."""
 
+import datetime
 import json
 import time
 from pathlib import Path
@@ -35,6 +36,27 @@ def test_save_load_round_trip(klein, tmp_path):
     assert again.covering == klein.covering
     layer = tp.BayesConv2d(2, 3, 3, prior=tmp_path / "prior")
     assert torch.equal(layer.prior.decode(z), klein.decode(z))
+
+
+def test_a_checkpoint_says_where_it_is_from(klein, tmp_path):
+    klein.save_pretrained(tmp_path / "a", data="Kernels of mine.", licence="cc0-1.0", authors="Ada")
+    again = tp.get_prior(tmp_path / "a")
+    said = {"data": "Kernels of mine.", "licence": "cc0-1.0", "authors": "Ada", "version": tp.__version__}
+    assert said.items() <= again.about.items()
+    datetime.date.fromisoformat(again.about["date"])
+    again.save_pretrained(tmp_path / "b", authors="Ada, Bob")
+    assert tp.get_prior(tmp_path / "b").about == {**again.about, "authors": "Ada, Bob"}
+    for wrong in ({"data": 3}, {"licence": "x" * 2000}):
+        with pytest.raises((TypeError, ValueError), match=f"^{next(iter(wrong))}: expected"):
+            klein.save_pretrained(tmp_path / "c", **wrong)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_checkpoint_from_before_says_nothing_of_it(klein, tmp_path):
+    klein.save_pretrained(tmp_path)
+    config, tensors = files.load(tmp_path, "topoprior.DecoderPrior/1")
+    files.save(tmp_path, {name: value for name, value in config.items() if name != "about"}, tensors)
+    assert tp.get_prior(tmp_path).about == {}
 
 
 def test_a_prior_on_a_group_of_ones_own_round_trips(tmp_path):
@@ -158,6 +180,8 @@ def test_a_wrong_option_is_no_fault_of_the_file(kind, name, options, error, mess
 
 BOMBS = {
     "klein-3x3": [
+        {"about": ["Ada"]},
+        {"about": {"date": 20260102}},
         {"columns": [10**9, 4, 5, 6, 7]},
         {"columns": [3, 3, 5, 6, 7]},
         {"columns": ["3", "4", "5", "6", "7"]},

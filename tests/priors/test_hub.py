@@ -177,11 +177,14 @@ def test_a_prior_goes_to_the_hub_and_comes_back(hub, tmp_path):
     assert first == "1.0"
     assert refused == ["0 True", "0 True"], "one line, with the name"
     files = _Hub.commits["someone/my-prior"][-1][1]
-    assert set(files) == {"config.json", "model.safetensors", "README.md"}
+    assert set(files) == {"config.json", "model.safetensors", "README.md", "kernels.png"}
+    assert files["kernels.png"].startswith(b"\x89PNG")
     card = files["README.md"].decode()
     assert card.startswith("---\nlicense: apache-2.0\n")
     assert "Kernels of my own." in card
     assert "| error | 0.25 |" in card
+    assert "](kernels.png)" in card
+    assert json.loads(files["config.json"])["about"]["data"] == "Kernels of my own."
 
     count = len(_Hub.asked)
     assert _python(_LOAD, hub, tmp_path, HF_HUB_OFFLINE="1") == latest + "\n", "from the cache"
@@ -202,9 +205,18 @@ def test_names_that_are_no_repository_never_reach_a_hub(tmp_path, monkeypatch):
 
 def test_the_card_has_the_record_of_the_training():
     prior = tp.get_prior("klein-3x3")
-    record = {"arguments": {"kernels": "klein"}, "test_relative_error_of_prior": 0.0007}
-    card = model_card(prior, "someone/klein", record=record)
-    assert "Analytic Klein kernels." in card
+    about = {
+        "data": "Some kernels.",
+        "licence": "cc0-1.0",
+        "authors": "Ada",
+        "date": "2026-01-02",
+        "version": "0.1.0",
+    }
+    card = model_card(prior, "someone/klein", about, record={"test_relative_error_of_prior": 0.0007})
+    assert card.startswith("---\nlicense: cc0-1.0\n")
+    assert "Made by Ada on 2026-01-02 with topoprior 0.1.0." in card
+    assert "Some kernels." in card
+    assert "kernels.png" not in card
     assert "| relative error of the prior's decoder on held-out kernels | 0.0007 |" in card
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     exec(code.replace('"someone/klein"', '"klein-3x3"'), {})

@@ -22,9 +22,10 @@ _SIZE = 3  # pixels a side
 
 
 class Data(NamedTuple):
-    """Kernels (N, k, k); options of the prior; what to put on record."""
+    """Kernels (N, k, k), what they are, options of the prior, what to put on record."""
 
     kernels: Tensor
+    what: str
     options: dict[str, float]
     record: dict[str, Any]
 
@@ -110,7 +111,8 @@ def load_patches(path: Path, args: argparse.Namespace) -> tuple[Tensor, dict[str
 
 
 def _klein(args: argparse.Namespace) -> Data:
-    return Data(sample_klein_kernels(args.num, args.size)[0], {}, {})
+    what = f"{args.num:,} analytic Klein kernels of {args.size}x{args.size} pixels."
+    return Data(sample_klein_kernels(args.num, args.size)[0], what, {}, {})
 
 
 def _own(args: argparse.Namespace) -> Data:
@@ -123,7 +125,7 @@ def _own(args: argparse.Namespace) -> Data:
         raise ValueError(
             f"kernels: {args.kernels}: expected shape (N, k, k) or (N, 1, k, k), found {tuple(array.shape)}"
         )
-    return Data(kernels, {}, {})
+    return Data(kernels, f"{len(kernels):,} kernels of {args.kernels.name}.", {}, {})
 
 
 def _patches(args: argparse.Namespace) -> Data:
@@ -132,7 +134,8 @@ def _patches(args: argparse.Namespace) -> Data:
         patches = patches[farthest_points(dct_coordinates(patches), args.even)]
         record["even"] = len(patches)
     # Amplitude is the prior's own: patches of contrast 1 are scaled to norm 1.
-    return Data(patches / patches.flatten(1).norm(dim=1)[:, None, None], {}, record)
+    unit = patches / patches.flatten(1).norm(dim=1)[:, None, None]
+    return Data(unit, f"{len(unit):,} patches of {args.patches.name}.", {}, record)
 
 
 def _network(args: argparse.Namespace) -> Data:
@@ -140,4 +143,5 @@ def _network(args: argparse.Namespace) -> Data:
     record = {"layers": found.layers, "dropped": found.dropped, "mean_fraction": found.mean_fraction}
     # The means that were taken away are what the prior's beta is for.
     options = {} if args.keep_means else {"mean_fraction": min(0.9, found.mean_fraction)}
-    return Data(found.kernels, options, record)
+    what = f"{len(found.kernels):,} kernels of {Path(args.network).name}."
+    return Data(found.kernels, what, options, record)

@@ -33,6 +33,7 @@ SPACES: dict[str, Callable[[int], FlatManifold]] = {
     "euclidean": Euclidean,
 }
 _COMMAND = "train-prior"
+_ABOUT = ("data", "licence", "authors")
 _OF_DIMENSION = ("torus", "euclidean")
 
 
@@ -52,9 +53,17 @@ def add_parser(commands: Any) -> None:
     sources = train.add_subparsers(required=True, metavar="SOURCE", title="sources of kernels")
     for parser in add_sources(sources):
         add_output(parser)
+        _add_about(parser)
         _add_training(parser)
         add_common(parser)
         parser.set_defaults(run=run)
+
+
+def _add_about(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what the checkpoint says of itself")
+    group.add_argument("--data", metavar="TEXT", help="what the kernels are; default the source")
+    group.add_argument("--licence", metavar="NAME", help="of the numbers, such as apache-2.0; default unsaid")
+    group.add_argument("--authors", metavar="NAMES", help="of the prior; default unsaid")
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -118,10 +127,12 @@ def run(args: argparse.Namespace) -> None:
         # A file's name says enough; where it was is nobody's business.
         name: Path(value).name if isinstance(value, str | Path) else value
         for name, value in vars(args).items()
-        if name not in ("run", "load", "checkpoint")
+        if name not in ("run", "load", "checkpoint", *_ABOUT)
     }
     record = {"arguments": arguments, **data.record, **record}
-    prior.save_pretrained(args.output)  # type: ignore[attr-defined]
+    prior.save_pretrained(  # type: ignore[attr-defined]
+        args.output, data=args.data or data.what, licence=args.licence, authors=args.authors
+    )
     write_atomically(args.output / RECORD, (json.dumps(record, indent=2) + "\n").encode())
     say(
         args,

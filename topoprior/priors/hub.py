@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from topoprior.utils.files import CONFIG, MODEL, CheckpointError, parse_json, read_file
+from topoprior import plots
+from topoprior.utils.files import CONFIG, MODEL, CheckpointError, parse_json, read_config, read_file
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _RECORD, _MOST_RECORD = "training.json", 1_000_000
+_PICTURE = "kernels.png"
 _CITATION = """@article{beketov2026reparameterization,
   title = {Reparameterization through Coverings and Topological Weight Priors},
   author = {Beketov and Snopov},
@@ -70,26 +72,29 @@ class OnHub:
     """Gives priors that have ``save_pretrained`` a ``push_to_hub``."""
 
     name: str | None
+    about: Mapping[str, str]
 
     def push_to_hub(
         self,
         repository: str,
         *,
         data: str | None = None,
-        licence: str = "apache-2.0",
+        licence: str | None = None,
+        authors: str | None = None,
         metrics: Mapping[str, float] | None = None,
         private: bool = False,
         message: str = "Upload a kernel prior",
         token: str | None = None,
     ) -> str:
-        """Save the prior to the hub, with a card: what it is, how to load it, data, metrics, licence, citation.
+        """Save the prior to the hub, with a card: a picture, how to load it, data, metrics, licence, citation.
 
         The record of `topoprior train-prior` goes with it where the prior was loaded from such a folder.
 
         Args:
             repository: "user/name", made if it is not there.
-            data: what it was trained on, a sentence for the card.
-            licence: of the numbers, by its identifier on the hub.
+            data: what it was trained on, a sentence; default what the prior says itself (``about``).
+            licence: of the numbers, by its identifier on the hub; default the same, or apache-2.0.
+            authors: of the numbers; default the same.
             metrics: for the card, by name.
             private: of a repository that is made.
             token: in place of the one of HF_TOKEN or of `hf auth login`.
@@ -110,11 +115,14 @@ class OnHub:
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            self.save_pretrained(folder)  # type: ignore[attr-defined]
+            licence = licence or self.about.get("licence", "apache-2.0")
+            self.save_pretrained(folder, data=data, licence=licence, authors=authors)  # type: ignore[attr-defined]
+            about = read_config(folder)["about"]
             record = _record(self.name)
             if record is not None:
                 (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            card = model_card(self, repository, data=data, licence=licence, metrics=metrics, record=record)
+            picture = _draw(self, folder)
+            card = model_card(self, repository, about, metrics=metrics, record=record, picture=picture)
             (folder / "README.md").write_text(card, encoding="utf-8")
             api.create_repo(repository, private=private, exist_ok=True)
             done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
@@ -124,32 +132,39 @@ class OnHub:
 def model_card(
     prior: Any,
     repository: str,
+    about: Mapping[str, str],
     *,
-    data: str | None = None,
-    licence: str = "apache-2.0",
     metrics: Mapping[str, float] | None = None,
     record: Mapping[str, Any] | None = None,
+    picture: str | None = None,
 ) -> str:
-    """The README.md of a prior on the hub, written from the prior and, if given, the record of its training."""
+    """The README.md of a prior on the hub.
+
+    Args:
+        about: what its checkpoint says of itself: data, licence, authors, date, version.
+        metrics: by name, beside those of ``record``, which `topoprior train-prior` wrote.
+        picture: name of the file with its kernels.
+    """
     found = dict(metrics or {})
     for key, title in _TITLES.items():
         if record is not None and isinstance(record.get(key), float):
             found.setdefault(title, record[key])
-    if data is None and record is not None:
-        arguments = record.get("arguments")
-        kernels = arguments.get("kernels") if isinstance(arguments, dict) else None
-        data = "Analytic Klein kernels." if kernels == "klein" else None
     table = "\n".join(f"| {name} | {value:.4g} |" for name, value in found.items())
-    kind = type(prior).__name__
+    kind, licence = type(prior).__name__, about.get("licence", "unknown")
+    made = [f"by {about['authors']}"] if "authors" in about else []
+    made += [f"on {about['date']}"] if "date" in about else []
+    made += [f"with topoprior {about['version']}"] if "version" in about else []
     parts = [
         f"---\nlicense: {licence}\nlibrary_name: topoprior\ntags: [bayesian, weight-prior, topology]\n---",
         f"# {repository.partition('/')[2]}",
         "A prior of convolution kernels for Bayesian layers: every kernel is decoded from a point of a space.",
+        *([f"![Kernels over the space]({picture})"] if picture else []),
         f"    {prior!r}",
+        *([f"Made {' '.join(made)}."] if made else []),
         "## Use",
         f"```python\nimport topoprior as tp\n\nprior = tp.{kind}.from_pretrained({json.dumps(repository)})\n"
         f"layer = tp.BayesConv2d(3, 16, {prior.kernel_size}, prior=prior)\n```",
-        f"## Data\n\n{data or 'Not stated.'}",
+        f"## Data\n\n{about.get('data', 'Not stated.')}",
         "## Metrics\n\n" + (f"| metric | value |\n|---|---|\n{table}" if table else "Not stated."),
         f"## Licence\n\n{licence}",
         f"## Citation\n\n```bibtex\n{_CITATION}\n```",
@@ -162,6 +177,18 @@ _TITLES = {
     "test_relative_error_of_prior": "relative error of the prior's decoder on held-out kernels",
     "test_negative_elbo": "negative ELBO on held-out kernels, nats",
 }
+
+
+def _draw(prior: Any, folder: Path) -> str | None:
+    """A picture of the kernels over the prior's space in the folder, where there can be one; its name."""
+    space = prior.covering
+    if not space.rank or space.dim > 3 or len(prior.kernel_size) != 2:
+        return None
+    try:
+        plots.save(plots.kernel_grid(prior.decode, space), folder / _PICTURE)
+    except ImportError:  # no matplotlib
+        return None
+    return _PICTURE
 
 
 def _record(name: str | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -13,6 +14,7 @@ from topoprior.priors.hub import OnHub, find_folder
 from topoprior.priors.registry import register_format
 from topoprior.utils import files
 from topoprior.utils.files import CheckpointError
+from topoprior.utils.version import __version__
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,6 +28,7 @@ _OPTIONS = (
     "empirical_bayes",
 )
 _LARGEST_NUMBER = 1e6  # that an option in a file may have
+_LONGEST_TEXT = 1000
 _PRETRAINED = Path(str(resources.files("topoprior.priors"))) / "pretrained"
 
 
@@ -38,6 +41,8 @@ class SavedPrior(OnHub, WeightPrior):
     decoder: KernelDecoder
     #: Which decoders it is of: what `from_pretrained` takes.
     decoder_type: ClassVar[type] = KernelDecoder
+    #: What a checkpoint says of where it is from: `data`, `licence`, `authors`, `date` and `version` (of this package).
+    about: Mapping[str, str] = {}
 
     def __init__(self, decoder: KernelDecoder, **options: Any) -> None:
         raise NotImplementedError
@@ -45,12 +50,31 @@ class SavedPrior(OnHub, WeightPrior):
     def _options(self) -> dict[str, Any]:
         return {option: getattr(self, option) for option in _OPTIONS}
 
-    def save_pretrained(self, folder: Path | str) -> None:
-        """Write config.json and model.safetensors to ``folder``, atomically."""
+    def save_pretrained(
+        self,
+        folder: Path | str,
+        *,
+        data: str | None = None,
+        licence: str | None = None,
+        authors: str | None = None,
+    ) -> None:
+        """Write config.json and model.safetensors to ``folder``, atomically.
+
+        Args:
+            data: what the decoder was trained on, a sentence; default what :attr:`about` says, of a prior that was loaded.
+            licence: of its numbers, such as "apache-2.0"; default the same.
+            authors: of them; default the same.
+
+        The day and the version of this package are written too; a day that is known stays.
+        """
+        given = {"data": data, "licence": licence, "authors": authors}
+        said = {name: _text(name, value) for name, value in given.items() if value is not None}
+        today = datetime.date.today().isoformat()
+        about = {"date": today, **self.about, **said, "version": __version__}
         absent, options = self.decoder.left_out, self._options().items()
-        said = {name: value for name, value in options if name not in absent or absent[name] != value}
-        config = {"format": self.decoder.format, **self.decoder.to_config(), **said}
-        files.save(folder, config, self.decoder.tensors())
+        chosen = {name: value for name, value in options if name not in absent or absent[name] != value}
+        config = {"format": self.decoder.format, **self.decoder.to_config(), **chosen}
+        files.save(folder, {**config, "about": about}, self.decoder.tensors())
 
     @classmethod
     @files.on_cpu
@@ -79,7 +103,7 @@ class SavedPrior(OnHub, WeightPrior):
         prior: type[Self] = of_format if issubclass(of_format, cls) else cls
         try:
             decoder, given = decoder_type.from_checkpoint(config, tensors), _given_options(config)
-            saved = prior(decoder, **given)
+            saved, about = prior(decoder, **given), _given_about(config)
         except CheckpointError:
             raise
         except (KeyError, TypeError, ValueError) as error:
@@ -87,7 +111,7 @@ class SavedPrior(OnHub, WeightPrior):
             raise CheckpointError(f"{where}: does not describe a decoder prior ({error!r})") from None
         if options:  # apart from the above: what is wrong with them is no fault of the file
             saved = prior(decoder, **{**given, **options})
-        saved.name = str(name_or_folder)
+        saved.name, saved.about = str(name_or_folder), about
         return saved
 
 
@@ -100,6 +124,21 @@ def _given_options(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, int | float) and abs(value) > _LARGEST_NUMBER:
             raise ValueError(f"{name}: expected at most {_LARGEST_NUMBER:g}, found {value}")
     return given
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a str, found {type(value).__name__}")
+    if len(value) > _LONGEST_TEXT:
+        raise ValueError(f"{name}: expected at most {_LONGEST_TEXT} characters, found {len(value)}")
+    return value
+
+
+def _given_about(config: Mapping[str, Any]) -> dict[str, str]:
+    about = config.get("about", {})
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise TypeError("about: expected strings by name")
+    return about
 
 
 _DECODERS: dict[str, tuple[type[KernelDecoder], type[SavedPrior]]] = {}
