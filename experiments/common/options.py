@@ -22,6 +22,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or isinstance(action.default, bool) or not action.help:
             return action.help
+        if isinstance(action.default, list):
+            return f"{action.help} (default: {', '.join(map(str, action.default)) or 'none'})"
         return super()._get_help_string(action)
 
 
@@ -34,8 +36,9 @@ class Parser(argparse.ArgumentParser):
 
     def add_usual(self, output: str, seed: int = 0) -> None:
         """The options that every script has. ``output``: under results/, which git ignores."""
-        self.add_argument("--output", type=Path, default=Path(output), help="folder of the results")
-        self.add_argument(
+        group = self.add_argument_group("results")
+        group.add_argument("--output", type=Path, default=Path(output), help="folder of the results")
+        group.add_argument(
             "--seed", type=seed_number, default=seed, help="of all that is drawn, or the first of several"
         )
 

@@ -82,12 +82,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--reference", type=Path, metavar="CHECKOUT", help="of the reference repository")
+    add(
+        "--reference",
+        type=Path,
+        metavar="CHECKOUT",
+        help="of the reference repository; without it this package alone",
+    )
     add("--batch-size", type=whole, help="images a step; without it 1024, with --cost that of the setting")
-    add("--num-images", type=whole, help="of a round, without it 8192, or of a training")
+    add("--num-images", type=whole, help="of a round, or of a training; without it 8192, or all")
     add("--rounds", type=whole, default=5, help="in which all take turns")
-    add("--cost", choices=_SETTINGS, help="measure the cost of the warm start in this setting")
-    add("--epochs", type=whole, help="of a training with --cost")
+    add(
+        "--cost",
+        choices=_SETTINGS,
+        help="measure what the warm start costs in this setting; without it the rounds",
+    )
+    add("--epochs", type=whole, help="of a training with --cost; without it those of the setting")
     add("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="with --cost")
     add("--threads", type=whole, default=1, help="of torch")
     parser.add_usual("results/klein-circles-benchmark")

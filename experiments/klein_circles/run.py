@@ -125,7 +125,7 @@ def make_parser() -> Parser:
     add("--scale", choices=("diagonal", "full"), default="diagonal", help="of the posterior")
     add("--coverage", type=float, default=30.0, help="weight of the term that spreads the latents")
     add("--cold", action="store_true", help="no spectral warm start")
-    add("--patience", type=whole, help="stop after so many epochs without improvement")
+    add("--patience", type=whole, help="stop after so many epochs that improve nothing; without it never")
     add(
         "--precision",
         choices=("float32", "bfloat16"),

@@ -201,9 +201,9 @@ def _cell(value: float, measure: str) -> str:
 def make_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--data", type=Path, help="folder with MNIST's four files")
+    add("--data", type=Path, help="folder with MNIST's four files; without it no MNIST")
     add("--output", type=Path, default=Path("results/engines"), help="folder of the runs")
-    add("--report", type=Path, help="folder for the report; nothing is run")
+    add("--report", type=Path, help="folder for the report, and nothing is run; without it the runs")
     add("--datasets", type=names, default="mnist,embedded", help="some of them")
     add("--priors", type=names, default="klein-3x3,gaussian", help="of the convolutions")
     add("--engines", type=names, default=",".join(ENGINES), help="some of them")

@@ -164,10 +164,10 @@ def _run_and_keep(store: Store, images: Images, config: dict[str, Any], threads:
 def make_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--data", type=Path, help="folder with MNIST's four files")
+    add("--data", type=Path, help="folder with MNIST's four files; without it no MNIST")
     add("--output", type=Path, default=Path("results/posterior"), help="folder of the runs")
     add("--select", action="store_true", help="run the candidates of the last layer's gain instead")
-    add("--report", type=Path, help="folder for the report; nothing is run")
+    add("--report", type=Path, help="folder for the report, and nothing is run; without it the runs")
     add("--datasets", type=names, default="mnist,embedded", help="some of them")
     add(
         "--priors",

@@ -126,9 +126,17 @@ def make_parser() -> Parser:
     data("--dataset", default="embedded", metavar="NAME|FOLDER",
          help=f"{', '.join(datasets.NAMES)}, or a folder with train/<class>/ and test/<class>/")  # fmt: skip
     data("--data-dir", type=Path, default=Path(".cache/data"), help="where downloads are, or go")
-    data("--train-size", type=whole, help="training images, a stratified subset drawn by the seed")
-    data("--test-size", type=whole, help="test images, likewise")
-    data("--image-size", type=whole, help=f"resize images, at least {SMALLEST_IMAGE}")
+    data(
+        "--train-size",
+        type=whole,
+        help="training images, a stratified subset drawn by the seed; without it all",
+    )
+    data("--test-size", type=whole, help="test images, likewise; without it all")
+    data(
+        "--image-size",
+        type=whole,
+        help=f"resize images to so many pixels a side, at least {SMALLEST_IMAGE}; without it as they are, in a folder as most are",
+    )
 
     compared = parser.add_argument_group("what is compared").add_argument
     compared("--priors", type=options.names, default="klein,gaussian,blitz,deterministic", metavar="LIST",
@@ -143,7 +151,7 @@ def make_parser() -> Parser:
     training(
         "--temperature", type=positive, default=defaults.temperature, help="factor of the KL; 1 is Bayes"
     )
-    training("--learning-rate", type=positive, help="for all methods, instead of each one's tuned rate")
+    training("--learning-rate", type=positive, help="for all methods; without it each one's tuned rate")
     training("--samples", type=whole, default=defaults.samples, help="posterior samples for predictions")
     training("--device", default="auto", help="cpu, cuda, ...; auto: cuda if there is one")
 

@@ -138,7 +138,11 @@ def make_parser() -> Parser:
     run("--warmup", type=options.fraction, default=0.0, help="part of the steps in which the KL rises")
     run("--samples", type=whole, default=16, help="posterior samples")
     run("--test-size", type=whole, default=2000, help="test images")
-    run("--foreign", metavar="NAME", help="out-of-distribution data for all, or none")
+    run(
+        "--foreign",
+        metavar="NAME",
+        help="out-of-distribution data for all, or none; without it each set's usual ones",
+    )
     run("--foreign-size", type=whole, default=500, help="images of it, and of shifts")
     run(
         "--curve",

@@ -272,7 +272,7 @@ def make_parser() -> Parser:
     add("--methods", type=names, help="comma-separated; without it all of the profile")
     add("--networks", type=names, default=",".join(NETWORKS), help="of the profile network")
     add("--seeds", type=whole, default=1, help="training subsets a candidate is scored on")
-    add("--steps", type=whole, help="instead of the profile's")
+    add("--steps", type=whole, help="of the optimizer; without it the profile's")
     add("--data-dir", type=Path, default=Path(".cache/data"), help="where downloads are, or go")
     add("--folder", type=named_folder, action="append", default=[], metavar="NAME=FOLDER",
         help="where a data set's images are, in train/<class>/ and test/<class>/, in place of a download")  # fmt: skip

@@ -48,9 +48,10 @@ def add_parser(commands: Any) -> None:
         _COMMAND,
         help="train a kernel prior and save it as config.json + model.safetensors",
         description="Train a CoveringVAE on kernels; save its decoder as a prior that layers can load.",
-        epilog=f"topoprior {_COMMAND} SOURCE --help lists the options.",
     )
-    sources = train.add_subparsers(required=True, metavar="SOURCE", title="sources of kernels")
+    sources = train.add_subparsers(
+        required=True, metavar="SOURCE", title="sources of kernels, each with options of its own"
+    )
     for parser in add_sources(sources):
         add_output(parser)
         _add_about(parser)
@@ -62,7 +63,9 @@ def add_parser(commands: Any) -> None:
 def _add_about(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what the checkpoint says of itself")
     group.add_argument("--data", metavar="TEXT", help="what the kernels are; default the source")
-    group.add_argument("--licence", metavar="NAME", help="of the numbers, such as apache-2.0; default unsaid")
+    group.add_argument(
+        "--licence", metavar="NAME", help="of the numbers, such as apache-2.0; default unsaid"
+    )
     group.add_argument("--authors", metavar="NAMES", help="of the prior; default unsaid")
 
 
@@ -94,7 +97,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="to train on")
     training.add_argument(
         "--checkpoint", type=Path, metavar="FOLDER",
-        help="save every epoch there; the same command after a kill goes on to the same prior",
+        help="save every epoch there, and go on from there after a kill, to the same prior; default none",
     )  # fmt: skip
     training.add_argument("--no-progress", action="store_true", help="no progress bar")
 
