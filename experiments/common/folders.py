@@ -24,12 +24,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.common.document import printable
+from topoprior.kernels.patches import IMAGE_SUFFIXES, is_junk
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_JUNK = ("__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+SUFFIXES = tuple(sorted(IMAGE_SUFFIXES))
+_ORIENTATION = 0x0112  # tag of EXIF: from 5 on height and width change places
 MOST_PIXELS = 2**26  # a larger image is a mistake, or an attack on the memory
 
 
@@ -133,12 +134,13 @@ class _Split:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.junk, self.skipped = folder, Counter[str](), Counter[str]()
+        self.real = os.path.realpath(folder)
         self.files: dict[str, list[str]] = {}
         spelled: dict[str, str] = {}
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if _is_junk(entry.name):
+            if is_junk(entry.name):
                 self.junk[entry.name] += 1
-            elif not entry.is_dir():
+            elif not os.path.isdir(entry.path):  # a link in a circle is none; entry.is_dir() raises
                 self.skipped["outside of a class"] += 1
             else:
                 name = unicodedata.normalize("NFC", entry.name)
@@ -151,20 +153,23 @@ class _Split:
                 self.files[name] = sorted(self._images(entry.path))
 
     def _images(self, folder: str) -> Iterator[str]:
-        """Images at any depth; links are followed, none twice."""
+        """Images at any depth; links are followed, none twice, and none to what this class is in: images of others are there."""
         seen = set()
         for where, folders, files in os.walk(folder, followlinks=True):
             real = os.path.realpath(where)
-            if real in seen:
+            above = os.path.commonpath([real, self.real]) == real
+            if above:
+                self.skipped["a link to a folder above"] += 1
+            if above or real in seen:
                 folders.clear()
                 continue
             seen.add(real)
-            self.junk.update(name for name in (*folders, *files) if _is_junk(name))
-            folders[:] = [name for name in folders if not _is_junk(name)]
+            self.junk.update(name for name in (*folders, *files) if is_junk(name))
+            folders[:] = [name for name in folders if not is_junk(name)]
             for name in files:
                 path = os.path.join(where, name)
                 suffix = os.path.splitext(name)[1].lower()
-                if _is_junk(name):
+                if is_junk(name):
                     continue
                 if suffix not in SUFFIXES:
                     self.skipped[suffix or "no suffix"] += 1
@@ -181,10 +186,6 @@ class _Split:
         if self.skipped:
             kinds = ", ".join(f"{printable(kind)}: {count}" for kind, count in self.skipped.most_common(5))
             yield f"{self.folder}: skipped {self.skipped.total()} files ({kinds}); images are {', '.join(SUFFIXES)}"
-
-
-def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name in _JUNK
 
 
 # --- one image ---------------------------------------------------------------------------------
@@ -236,13 +237,20 @@ def _opened(path: str, file: str | io.BytesIO) -> Iterator[Image]:
 
 
 def _pixels(path: str, data: bytes) -> tuple[Image, bool]:
-    """The image in RGB, and whether it is grey."""
+    """The image in RGB, turned as its camera says, and whether it is grey."""
+    from PIL import ImageOps
+
     try:
         with _opened(path, io.BytesIO(data)) as image:
             if image.mode.startswith(("I", "F")):
                 # Conversion to RGB would clip these without a word.
                 raise DataError(f"{printable(path)}: more than 8 bits per channel; convert it to 8")
-            return image.convert("RGB"), image.mode in ("1", "L", "LA")
+            image.load()  # which turns TIFF, and takes its tag away
+            upright = ImageOps.exif_transpose(image)
+            pixels = upright.convert("RGB")
+            if upright.mode in ("P", "PA"):  # a palette may be of greys alone
+                return pixels, not np.ptp(np.asarray(pixels), axis=-1).any()
+            return pixels, upright.mode in ("1", "L", "LA")
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise what their formats' libraries raise
@@ -253,7 +261,14 @@ def _size(path: str) -> tuple[int, int] | None:
     """Width and height by the header; None of what is not an image, which is an error once it is read."""
     try:
         with _opened(path, path) as image:
-            return image.size
+            asked = (
+                image.format != "PNG" or "exif" in image.info
+            )  # else Pillow would decode all of it to look
+            turned = asked and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            if turned and image.format == "TIFF":  # turned in loading; some versions say so before
+                image.load()
+                turned = False
+            return image.size[::-1] if turned else image.size
     except DataError:
         raise
     except Exception:

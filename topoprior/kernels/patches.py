@@ -21,19 +21,11 @@ from topoprior.kernels.contrast import _check_fraction, contrast, from_dct, norm
 from topoprior.utils.files import CheckpointError, check_regular
 from topoprior.utils.plain import on_cpu
 
-IMAGE_SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".pgm",
-    ".ppm",
-    ".webp",
-    ".gif",
-    ".jfif",
-)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".pgm", ".ppm", ".webp", ".gif",
+                  ".jfif")  # fmt: skip
+# What systems leave in folders, in small letters; names that begin with a dot are hidden too.
+_JUNK = ("__macosx", "__pycache__", "@eadir", "#recycle", "lost+found", "$recycle.bin", "system volume information",
+         "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # fmt: skip
 _MOST_PIXELS = 50_000_000  # of one image: .4 GB as numbers
 _CHUNK = 1 << 24  # distances at a time
 _LEAST = 100  # patches
@@ -102,8 +94,7 @@ def find_images(folder: Path | str) -> list[Path]:
     files = [
         path
         for path in sorted(root.rglob("*"))
-        if not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts)
-        and not path.is_dir()
+        if not any(map(is_junk, path.relative_to(root).parts)) and not path.is_dir()
     ]
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
@@ -112,11 +103,21 @@ def find_images(folder: Path | str) -> list[Path]:
     return images
 
 
+def is_junk(name: str) -> bool:
+    """Whether a file or folder is hidden, or was left by a system: no image, and no class of images.
+
+    Example:
+        >>> [is_junk(name) for name in (".DS_Store", "Thumbs.db", "__MACOSX", "cat")]
+        [True, True, True, False]
+    """
+    return name.startswith(".") or name.lower() in _JUNK
+
+
 def read_image(path: Path | str) -> Tensor:
     """The grey values of an image, of 8 or 16 bits, (H, W) float64.
 
     Raises:
-        ValueError: damaged, no regular file, or of more than 50 million pixels.
+        ValueError: damaged, no regular file, of more than 50 million pixels, or with NaN.
         ImportError: without Pillow.
     """
     image = _pillow()
@@ -131,7 +132,10 @@ def read_image(path: Path | str) -> Tensor:
                         f"patches: {path} has {width} x {height} pixels, expected at most {_MOST_PIXELS:,}"
                     )
                 grey = opened if opened.mode.startswith(("I", "F")) else opened.convert("L")
-                return torch.from_numpy(np.asarray(grey, dtype=np.float64).copy())
+                values = torch.from_numpy(np.asarray(grey, dtype=np.float64).copy())
+            if not torch.isfinite(values).all():
+                raise ValueError(f"patches: {path} contains NaN or infinite values")
+            return values
     except image.DecompressionBombError:
         raise ValueError(
             f"patches: {path} has too many pixels, expected at most {_MOST_PIXELS:,}"

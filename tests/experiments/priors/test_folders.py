@@ -4,14 +4,19 @@ import os
 import shutil
 import unicodedata
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.common.data import DataError, describe, load
-from experiments.common.folders import SUFFIXES
+from experiments.common.folders import SUFFIXES, decode
 from experiments.priors import compare
 from tests.experiments.priors.test_data import levels, tree, write_image
+from topoprior.kernels.patches import find_images, read_image
 
 __all__ = ["tree"]  # the fixture
 
@@ -51,10 +56,25 @@ def test_junk_is_ignored_and_said_once(tree: Path) -> None:
     assert len(data.train_images) == 8
 
 
+@pytest.mark.parametrize(
+    "name", ["Thumbs.db", "desktop.ini", "._x.png", "Icon\r", "#recycle", "@eaDir", ".git", ".Trash-1000"]
+)
+def test_what_systems_leave_is_ignored_anywhere(tree: Path, name: str) -> None:
+    for folder in ("train", "train/cat", "test", "test/dog"):
+        if "." in name[1:] or name.endswith("\r"):
+            shutil.copy(tree / "test/cat/0.png", tree / folder / name)
+        else:
+            shutil.copytree(tree / "test/cat", tree / folder / name)
+    train, test = notes(tree)
+    assert train.startswith(f"{tree / 'train'}: ignored ")
+    assert test.startswith(f"{tree / 'test'}: ignored ")
+    data = load(str(tree), tree)
+    assert (len(data.train_images), len(data.test_images), data.classes) == (8, 4, ("cat", "dog"))
+    assert len(find_images(tree)) == 12
+
+
 @pytest.mark.parametrize("suffix", [".gif", ".jfif", ".webp", ".GIF", ".bmp", ".tif"])
 def test_other_suffixes_are_images_too(tree: Path, suffix: str) -> None:
-    from PIL import Image
-
     for path in list(tree.rglob("*.png")):
         kind = {".jfif": "JPEG", ".tif": "TIFF"}.get(suffix.lower(), suffix[1:].upper())
         Image.open(path).save(path.with_suffix(suffix), kind)
@@ -86,11 +106,24 @@ def test_a_pipe_is_not_waited_for(tree: Path) -> None:
     assert len(load(str(tree), tree).train_images) == 8
 
 
+def test_links_to_folders_above_are_not_followed(tree: Path) -> None:
+    """In train/cat/up all of train/ would be cats; a link in a circle is no folder."""
+    (tree / "train/cat/up").symlink_to("..")
+    (tree / "train/dog/top").symlink_to(tree)
+    (tree / "train/circle").symlink_to("circle")
+    (said,) = notes(tree)
+    assert "a link to a folder above: 2" in said
+    assert "outside of a class: 1" in said
+    data = load(str(tree), tree)
+    assert data.train_labels.bincount().tolist() == [4, 4]
+    for split in ("train", "test"):
+        (tree / split / "all").symlink_to(tree)
+    assert "all: no images" in fails(tree)
+
+
 @pytest.mark.parametrize("side", [20_000, 10_500, 9_000])
 def test_a_huge_image_is_named(tree: Path, side: int) -> None:
     """Beyond what Pillow reads, where it only warns, and where it says nothing."""
-    from PIL import Image
-
     path = tree / "train/dog/huge.png"
     Image.new("1", (side, side)).save(path)
     assert fails(tree).startswith(f"{path}: ")
@@ -161,3 +194,86 @@ def test_one_large_image_does_not_resize_the_others(tree: Path) -> None:
     data = load(str(tree), tree)
     assert data.train_images.shape == (9, 1, 5, 6)
     assert sorted(levels(data.train_images)) == [0, 1, 2, 3, 7, 100, 101, 102, 103]
+
+
+# --- unusual images ----------------------------------------------------------------------------
+
+PIXELS = np.arange(90, dtype=np.uint8).reshape(9, 10, 1) * np.array([1, 2, 1], np.uint8)
+GREY = PIXELS[..., 0]
+
+
+def colour(name: str, **options: Any) -> Callable[[Path], None]:
+    """Writes PIXELS in another mode; what is read are the same numbers."""
+    return lambda path: Image.fromarray(PIXELS).convert(name).save(path, **options)
+
+
+EXACT = {
+    "RGBA": ("x.png", colour("RGBA"), PIXELS),
+    "CMYK": ("x.tif", colour("CMYK"), PIXELS),
+    "palette": ("x.png", lambda path: Image.fromarray(PIXELS).quantize(256).save(path), PIXELS),
+    "grey palette": ("x.gif", lambda path: Image.fromarray(GREY).save(path), GREY),
+    "grey and alpha": ("x.png", lambda path: Image.fromarray(GREY).convert("LA").save(path), GREY),
+    "animation": ("x.gif", lambda path: Image.fromarray(GREY).save(path, save_all=True, append_images=[Image.fromarray(255 - GREY)]), GREY),
+    "pages": ("x.tif", lambda path: Image.fromarray(PIXELS).save(path, save_all=True, append_images=[Image.fromarray(255 - PIXELS)]), PIXELS),
+    "one bit": ("x.bmp", lambda path: Image.fromarray(GREY > 44).save(path), (GREY > 44) * np.uint8(255)),
+    "suffix": ("x.PnG", lambda path: Image.fromarray(GREY).save(path, "PNG"), GREY),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_unusual_images_have_their_pixels(tmp_path: Path, name: str) -> None:
+    file, write, expected = EXACT[name]
+    write(tmp_path / file)
+    found = decode([str(tmp_path / file)], (10, 9))[0].numpy()
+    assert found.shape[2] == (1 if expected.ndim == 2 else 3)
+    np.testing.assert_array_equal(found.squeeze(), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "tif", "webp"])
+def test_images_are_turned_as_the_camera_says(tree: Path, orientation: int, suffix: str) -> None:
+    """The tag of EXIF says where the first row and column are; the picture that people see is the same."""
+    stored = {
+        1: GREY, 2: GREY[:, ::-1], 3: GREY[::-1, ::-1], 4: GREY[::-1], 5: GREY.T, 6: np.rot90(GREY), 7: GREY[::-1, ::-1].T, 8: np.rot90(GREY, -1),
+    }[orientation]  # fmt: skip
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    for path in tree.rglob("*.png"):
+        options: dict[str, Any] = {"webp": {"lossless": True}, "tif": {"compression": "tiff_lzw"}}.get(
+            suffix, {"quality": 100}
+        )
+        image.save(path.with_suffix(f".{suffix}"), exif=exif, **options)
+        path.unlink()
+    assert notes(tree) == []
+    (found, *_) = load(str(tree), tree).train_images
+    assert found.shape[1:] == GREY.shape
+    assert np.abs(255 * found.mean(0).numpy() - GREY).max() <= 3  # of JPEG
+
+
+REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "empty": ("x.png", lambda path: path.write_bytes(b""), "not an image that can be read"),
+    "text": ("x.jpg", lambda path: path.write_text("hello"), "not an image that can be read"),
+    "16 bits": ("x.png", lambda path: Image.fromarray(GREY.astype(np.uint16) * 300).save(path), "more than 8 bits"),
+    "16 bits, pgm": ("x.pgm", lambda path: path.write_bytes(b"P5 10 9 65535\n" + bytes(180)), "more than 8 bits"),
+    "floats": ("x.tif", lambda path: Image.fromarray(GREY.astype(np.float32)).save(path), "more than 8 bits"),
+    "a huge header": ("x.pgm", lambda path: path.write_bytes(b"P5 1000000000 1000000000 255\n"), "more pixels than"),
+    "cut off": ("x.tif", lambda path: (colour("RGB")(path), path.write_bytes(path.read_bytes()[:200])), "not an image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_images_that_are_refused(tree: Path, name: str) -> None:
+    file, write, words = REFUSED[name]
+    write(tree / "train/cat" / file)
+    assert fails(tree).startswith(f"{tree / 'train/cat' / file}: {words}")
+
+
+def test_patches_of_unusual_images(tmp_path: Path) -> None:
+    """16 bits and floats are read, what is not finite is named."""
+    for name, values in (("a.png", GREY.astype(np.uint16) * 300), ("b.tif", GREY.astype(np.float32) / 7)):
+        Image.fromarray(values).save(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name).numpy(), values.astype(np.float64))
+    Image.fromarray(np.where(GREY == 40, np.nan, GREY).astype(np.float32)).save(tmp_path / "c.tif")
+    with pytest.raises(ValueError, match=r"patches: .*c\.tif contains NaN or infinite values"):
+        read_image(tmp_path / "c.tif")
