@@ -71,7 +71,8 @@ class Rules:
         prior, why = self.choose(module, weight.shape)
         if prior is None:
             return None
-        layer = COUNTERPARTS[type(module)](
+        counterpart: Any = COUNTERPARTS[type(module)]
+        layer: BayesLayer = counterpart(
             **arguments_of(module),
             bias=bias is not None,
             device=weight.device,
