@@ -151,6 +151,8 @@ def run(args: argparse.Namespace) -> None:
 def _run_and_keep(store: Store, images: Images, config: dict[str, Any], threads: int | None = None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
+    if store.get(config) is not None:  # another process was here
+        return
     result = run_chain(images, config)
     store.put(config, result)
     m = result["measures"]
