@@ -58,6 +58,7 @@ def merged(runs: Iterable[Run]) -> dict[str, float]:
         return found
     p = torch.tensor([result["predictions"] for result in kept], dtype=torch.float64)
     found |= judge(p.mean(0), torch.tensor(kept[0]["labels"]))
+    found["nll_one_chain"] = sum(judge(q, torch.tensor(kept[0]["labels"]))["nll"] for q in p) / len(p)
     stats = {name: _column(kept, name) for name in ("temperature", "divergences")}
     agreement = tp.inference.diagnose(
         torch.tensor([result["draws"] for result in kept]), {**stats, "acceptance": torch.ones(1)}
@@ -129,6 +130,7 @@ def report(table: pd.DataFrame, selection: pd.DataFrame) -> Document:
         )
         page.text("; ".join(listed) + ".")
     if len(selection):
+        selection = selection.sort_values(["dataset", "last_gain"])
         page.heading("How the last layer's gain was chosen")
         page.text(
             "NLL of short chains on training images that were held out, one split that is not reported; the mean over priors decides."
@@ -140,11 +142,12 @@ def report(table: pd.DataFrame, selection: pd.DataFrame) -> Document:
             ]
         )
         grid = chosen.pivot_table(index="prior", columns="column", values="nll", sort=False)
+        grid = grid.reindex([prior for prior in PRIORS if prior in grid.index])
         grid.loc["mean"] = grid.mean()
         page.table(as_rows(grid.map(lambda v: f"{v:.3f}").rename(index=_words)))
     page.heading("What the columns are")
     page.text(
-        "NLL in nats and accuracy of the mean prediction of all chains on unseen images, ECE over 15 bins. r-hat: the 99 percent quantile of rank-normalized split "
+        "NLL in nats and accuracy of the mean prediction of all chains on unseen images; NLL of one chain's mean prediction, averaged over chains; ECE over 15 bins. r-hat: the 99 percent quantile of rank-normalized split "
         "r-hat over the predicted probabilities of 30 unseen images, the largest over splits; ESS: the median effective number of draws of the same "
         "numbers, the least over splits; temperature: kinetic, 1 for an exact sampler. Halves: total variation between the mean predictions of two "
         "halves of the chains, the largest over splits. Intervals say how results vary over what is learned from and over chains; all splits are judged by the same unseen "
@@ -164,6 +167,7 @@ def _levels(some: pd.DataFrame) -> pd.DataFrame:
         worst = {"r_hat": "max", "ess": "min", "temperature": "max", "halves_apart": "max"}
         rows[PRIORS[prior].words] = {
             "NLL": str(interval(mine["nll"].tolist())),
+            "NLL, one chain": f"{mine['nll_one_chain'].mean():.3f}",
             "accuracy": str(interval(mine["accuracy"].tolist())),
             "ECE": f"{mine['ece'].mean():.3f}",
             **{c.replace("halves_apart", "halves"): f"{mine[c].agg(how):.{_DIGITS[c]}f}" for c, how in worst.items()},
