@@ -277,12 +277,19 @@ def test_the_right_class_every_time(name, tmp_path):
     assert good.sum() >= 9
 
 
-def test_a_line_that_a_kill_cut_short_is_no_run(tmp_path):
-    path = tmp_path / "set.jsonl"
-    for seed in range(3):
-        certificates._append(path, {"seed": seed})
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-3])
-        assert [run["seed"] for run in certificates._read(path)] == list(range(seed))
-        certificates._append(path, {"seed": seed})
-        assert [run["seed"] for run in certificates._read(path)] == list(range(seed + 1))
+def test_certificates_are_counted_and_resume(tmp_path):
+    """Right sets by their certificate and the witness, a wrong space as what should not be."""
+    command = ["projective-points", "--seeds", "1", "--output", str(tmp_path)]
+    certificates.main(command)
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    assert runs[["set", "seed", "certified", "right"]].values.tolist() == [
+        ["projective-points", 0, True, True]
+    ]
+    certificates.main(command)
+    assert (pd.read_csv(tmp_path / "runs.csv")["seconds"] == runs["seconds"]).all(), "it is not run again"
+    wrong = Run({"set": "torus as Klein bottle", "seed": 3, "processor": "X", "data": "0"}, {"measures": {
+        "certified": True, "defects": 0, "onto": True, "folded": 0.0, "seconds": 1.0, "cost": 0.05, "objections": ""
+    }}, {})  # fmt: skip
+    page = certificates.report([wrong]).markdown()
+    assert "| torus as Klein bottle | X | 1 | 1 |  | 0.0000 to 0.0000 | 1.0 | 1.0 |" in page
+    assert "| torus as Klein bottle | 3 | 0.050 |  |" in page

@@ -1,4 +1,4 @@
-r"""Is a map of data to a space continuous, and does it keep the loops? A certificate that needs no truth.
+r"""Is a map of data to a space continuous, one to one, and does it keep the loops? A certificate that needs no truth.
 
 The data are given as a complex: points, edges to near neighbours, and the triangles of edges. On every edge the
 nearest lift of one end to the other gives a deck transformation. Where those of the three edges of a triangle
@@ -8,9 +8,14 @@ deck group, read off by lifting along a spanning tree, where the edges left over
 If these generate the deck group, the map is *onto* in degree one, and for data that are a copy of the space an
 isomorphism, as the groups are Hopfian (Malcev).
 
+Data on another space may have maps onto the group too: a Klein bottle is two Moebius bands, and pinching one of them
+to a disk leaves a projective plane. Such a map folds or flattens a part, so that points far apart come together. What is
+nearest on the space must therefore be near in the data: *folded* is the share of neighbours that are not. A continuous
+map of closed surfaces that is one to one is a homeomorphism (invariance of domain).
+
 A hole among the data that no triangle covers can hide a defect, so the complex must be fine beside the space.
-Along open directions, and on spaces without loops, there is nothing to read: the numbers of a
-:class:`~topoprior.topology.fit.Fit` are all that is known.
+Along open directions, and on spaces without loops, continuity is not read: the numbers of a
+:class:`~topoprior.topology.fit.Fit` are all that is known of it.
 """
 
 from __future__ import annotations
@@ -28,6 +33,8 @@ from topoprior.utils.plain import on_cpu
 
 NEIGHBOURS = 32  # with 16 a map to a wrong space can hide its torn points in holes between triangles
 _TOL = 1e-6
+_NEAREST = 4  # on the space, which should be near in the data
+_MOST_FOLDED = 0.01  # right fits have .000, on bands .002; a Klein bottle pinched to a projective plane .03
 _MOST_BARE = 0.1  # share of edges without a triangle: beyond it the complex is more of a graph than a space
 
 
@@ -57,6 +64,7 @@ class Certificate(NamedTuple):
         defects: the triangles where the map is torn, as rows of the data (D, 3): none if it is continuous.
         triangles: how many were looked at.
         onto: whether the loops of the data reach the whole deck group.
+        folded: share of nearest neighbours on the space that have no common neighbour in the data: 0 if the map is one to one.
         pieces: connected pieces of the data.
         bare: share of the edges that are in no triangle, so that nothing was checked there.
         loops: whether the space has any; without them all that is said is true of every map.
@@ -65,13 +73,14 @@ class Certificate(NamedTuple):
     defects: Tensor
     triangles: int
     onto: bool
+    folded: float
     pieces: int
     bare: float
     loops: bool
 
     @property
     def certified(self) -> bool:
-        """No defect, onto, one piece, and triangles enough to say so."""
+        """No defect, onto, not folded, one piece, and triangles enough to say so."""
         return not self.objections
 
     @property
@@ -92,13 +101,15 @@ class Certificate(NamedTuple):
             )
         elif not self.onto:
             found.append("the loops of the data do not reach those of the space")
+        elif self.folded > _MOST_FOLDED:
+            found.append(f"{self.folded:.1%} of the neighbours on the space are far apart in the data")
         return found
 
     def __str__(self) -> str:
         if self.objections:
             return "not certified: " + "; ".join(self.objections)
         if not self.loops:
-            return "certified, but the space has no loops: there was nothing to check"
+            return "certified: one to one, but the space has no loops to follow"
         return f"certified: none of {self.triangles:,} triangles is torn, and all loops are reached"
 
 
@@ -202,10 +213,23 @@ def check_latents(known: Complex, latents: Tensor, space: Covering) -> Certifica
         known.corners[torn],
         len(torn),
         group.generated_by(distinct),
+        _folded(known, latents, space),
         pieces,
         bare,
         len(group.generators) > 0,
     )
+
+
+def _folded(known: Complex, latents: Tensor, space: Covering) -> float:
+    """Share of the nearest neighbours on the space that have no edge nor a common neighbour in the data."""
+    codes = space.embed(latents.detach().double().cpu())
+    away = torch.cdist(codes, codes).fill_diagonal_(math.inf)
+    nearest = away.topk(min(_NEAREST, known.num - 1), largest=False).indices
+    linked = torch.eye(known.num, dtype=torch.bool)
+    i, j = known.edges.unbind(1)
+    linked[i, j] = linked[j, i] = True
+    near = (linked[nearest] & linked.unsqueeze(1)).any(-1)
+    return (~near).double().mean().item()
 
 
 def _lift_along_tree(known: Complex, moves: Tensor) -> tuple[Tensor, int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from topoprior.topology.certificate import Certificate
 
 COST, UNEXPLAINED = 0.1, 0.02  # of a fit that is one, at most
-_OBJECTED = 0.2  # what a defect costs
+_OBJECTED = 0.2  # what an objection costs, or that no certificate was made
 _EMPTY = 0.5  # of a closed space may be without data, if all its loops are there
 
 
@@ -29,9 +29,10 @@ class Fit(NamedTuple):
         energy: eigenvalues of the functions used, against the lowest that could have been, minus 1.
         defects: triangles of neighbours over which the latents are no continuous map.
         onto: whether the loops of the data reach all loops of the space.
+        folded: share of neighbours on the space that are far apart in the data.
         objections: why the class is not known to be right, in words; "" if it is.
 
-    The last three are those of a :class:`~topoprior.topology.certificate.Certificate`, None where none was made.
+    The last four are those of a :class:`~topoprior.topology.certificate.Certificate`, None where none was made.
     """
 
     latents: Tensor
@@ -42,6 +43,7 @@ class Fit(NamedTuple):
     energy: float
     defects: int | None = None
     onto: bool | None = None
+    folded: float | None = None
     objections: str | None = None
 
     @classmethod
@@ -98,13 +100,16 @@ class Fit(NamedTuple):
         if self.uncovered and (self.uncovered >= _EMPTY if allowed else self.cost >= COST):
             objections.append(f"the data leave {self.uncovered:.0%} of the space empty")
         return self._replace(
-            defects=len(certificate.defects), onto=certificate.onto, objections="; ".join(objections)
+            defects=len(certificate.defects),
+            onto=certificate.onto,
+            folded=certificate.folded,
+            objections="; ".join(objections),
         )
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """The least is the best: certified ones, then those that have no defect and do not cost .2 more."""
-        return not self.certified, self.cost + (_OBJECTED if self.objections else 0)
+        """The least is the best: certified ones, then those without objections that do not cost .2 more."""
+        return not self.certified, self.cost + (0 if self.objections == "" else _OBJECTED)
 
     def __str__(self) -> str:
         if self.certified:

@@ -83,7 +83,9 @@ def fit_covering(
                 best = fit
         assert best is not None
         late, good = turn + 1 >= PATIENCE, COST if loops and closed else _GOOD
-        if (best.certified and (late or best.cost < good)) or (late and best.cost > HOPELESS):
+        if (best.certified and (late or best.cost < good)) or (
+            late and best.cost - best.uncovered > HOPELESS
+        ):
             break
     assert best is not None
     if best.defects is None:
