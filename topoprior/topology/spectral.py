@@ -74,13 +74,17 @@ def fit_covering(
     best: Fit | None = None
     for turn in range(rounds):
         candidates = _search(offered, codes, energies.float()).float()
+        found = []
         for q in _alternate(candidates, offered.float(), codes, 4).double():
             y = _bend(offered @ q, psi, target_space.codes)
-            fit = target_space.judge(psi, y, _energy(q, energies))
+            found.append(target_space.judge(psi, y, _energy(q, energies)))
+        for fit in sorted(found, key=lambda fit: fit.cost):
             if fit.cost - fit.uncovered < COST:
                 fit = fit.checked(check_latents(known, fit.latents, space), closed)
             if best is None or fit.rank < best.rank:
                 best = fit
+            if fit.certified:  # those left cost more
+                break
         assert best is not None
         late, good = turn + 1 >= PATIENCE, COST if loops and closed else _GOOD
         if (best.certified and (late or best.cost < good)) or (
