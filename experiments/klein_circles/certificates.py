@@ -121,7 +121,7 @@ def make(name: str, seed: int) -> Data:
 
 def _at_the_scale_of_latents(points: Tensor, space: tp.Covering) -> Tensor:
     """Unit variance along open directions, where data have no scale that a search could see."""
-    if not isinstance(space, tp.FlatManifold):
+    if not isinstance(space, tp.FlatManifold) or space.rank == space.dim:
         return points
     across = points @ space.across_basis
     return points + across * (1 / across.std(0) - 1) @ space.across_basis.T

@@ -76,8 +76,7 @@ class Fit(NamedTuple):
 
         Fit: a cost below .1, on closed spaces with loops but for what is uncovered, up to a half. Data that crowd in a part of the
         space have a class too, if all loops pass through it, as natural patches do on the Klein bottle. The cost is
-        what speaks where there are no loops, along open directions, and against a space that is a quotient of
-        the right one, to which maps with all loops exist.
+        what speaks where there are no loops, and along open directions.
         """
         return self.objections == "" and self.cost - self.uncovered < COST
 

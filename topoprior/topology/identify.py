@@ -91,7 +91,8 @@ def identify_covering(
     For each candidate the lowest eigenvectors of a neighbour graph are rotated onto the space. Certified ones come
     first: those to which the data have a continuous map that reaches all loops, at a cost below .1. A certificate rules
     spaces out by their groups: no map of a torus to a Klein bottle has all loops, and none of a cylinder to a torus,
-    however long it is. Among them, and where there are no loops, those come first that leave at most .02 unexplained;
+    however long it is; and by points far apart that come together, as where a Klein bottle is pinched to a projective
+    plane. Among them, and where there are no loops, those come first that leave at most .02 unexplained;
     then the mismatch decides. It adds up how far the
     eigenvectors stay off the space, how much of them the points found do not determine, how far the points jump
     between neighbours, and how much of the space is left empty. A torus maps to the circle, a sphere to the
