@@ -7,7 +7,14 @@ import pytest
 import torch
 
 import topoprior as tp
-from topoprior.topology.certificate import certify, check_latents, dense_rows, neighbour_complex
+from topoprior.topology.certificate import (
+    Certificate,
+    certify,
+    check_latents,
+    dense_rows,
+    neighbour_complex,
+)
+from topoprior.topology.fit import Fit
 
 K, T2, BAND = tp.KleinBottle(), tp.Torus(2), tp.MoebiusBand()
 SPACES = {
@@ -217,3 +224,22 @@ def test_bad_arguments_are_named():
         certify(z, z, K, neighbours=40)
     with pytest.raises(TypeError, match="neighbours"):
         certify(z, z, K, neighbours=2.5)
+
+
+@pytest.mark.parametrize(
+    ("uncovered", "residual", "says"),
+    [
+        (0.004, 1.0, "the fit costs 0.50, expected below 0.1"),
+        (0.15, 0.0, "leave 15.0% of the space empty"),
+        (0.6, 1.0, "leave 60.0% of the space empty; the fit costs 1.10, expected below 0.1"),
+    ],
+)
+def test_a_fit_without_loops_says_what_refuses_it(uncovered, residual, says):
+    """What is left empty, or the cost without it: once, and the one that is at fault."""
+    fit = Fit(
+        torch.empty(0, 2), residual=residual, unexplained=0.0, torn=0.0, uncovered=uncovered, energy=0.0
+    )
+    certificate = Certificate(torch.empty(0, 3, dtype=torch.long), 100, True, 1, 0.0, False)
+    text = str(fit.checked(certificate, closed=True))
+    assert text.endswith(says)
+    assert text.count("the fit costs") == says.count("the fit costs")

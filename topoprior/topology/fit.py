@@ -97,7 +97,9 @@ class Fit(NamedTuple):
         objections = certificate.objections
         allowed = closed and certificate.loops
         if self.uncovered and (self.uncovered >= _EMPTY if allowed else self.cost >= COST):
-            objections.append(f"the data leave {self.uncovered:.0%} of the space empty")
+            is_it = self.uncovered >= _EMPTY or self.cost - self.uncovered < COST
+            empty = f"the data leave {self.uncovered:.1%} of the space empty"
+            objections.append(empty if is_it else self._costs())
         return self._replace(
             defects=len(certificate.defects),
             onto=certificate.onto,
@@ -116,9 +118,12 @@ class Fit(NamedTuple):
         reasons = [self.objections] if self.objections else []
         if self.objections is None:
             reasons.append("no certificate was made")
-        if self.cost - self.uncovered >= COST:
-            reasons.append(f"the fit costs {self.cost:.2f}, expected below {COST:g}")
+        if self.cost - self.uncovered >= COST and self._costs() not in (self.objections or ""):
+            reasons.append(self._costs())
         return "not certified: " + "; ".join(reasons)
+
+    def _costs(self) -> str:
+        return f"the fit costs {self.cost:.2f}, expected below {COST:g}"
 
 
 class WarmStart(NamedTuple):
