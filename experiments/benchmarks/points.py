@@ -22,7 +22,7 @@ from torch import nn
 
 import topoprior as tp
 from experiments.common.document import markdown_table
-from experiments.common.options import Parser, whole
+from experiments.common.options import Parser, check_writable, whole, write_config
 from experiments.common.store import versions, write_json
 from topoprior.inference.hmc import Point, noise
 from topoprior.inference.potential import categorical, network_potential
@@ -122,6 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
+    try:
+        check_writable(args.output)
+        write_config(args)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     parts = {
         "chain": ("gradient of a chain", lambda: chain(4 * args.repeats)),
         "float32": ("training step, float32", lambda: training(args.repeats, False)),

@@ -9,6 +9,7 @@ on where a run was stopped.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def gradient_cost(
     }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder with MNIST's four files, or Fashion-MNIST's")
@@ -89,29 +90,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--only-cost", action="store_true", help="measure a gradient's cost alone")
     parser.add_usual("results/chains")
     options = parser.parse_args(argv)
-    try:
+    with parser.ending(options.output) as ending:
         check_writable(options.output)
         x, y, test_x, test_y = choose(read_folder(options.data), options.n, options.test, options.seed)
         write_config(options)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    torch.manual_seed(options.seed)
-    result = {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
-    }
-    del result["data"], result["output"]
-    result |= gradient_cost(options.prior, options.last_gain, x, y)
-    if not options.only_cost:
-        samples = tp.sample_posterior(
-            network(options.prior, options.last_gain), (x, y), method=options.method, num_chains=options.chains,
-            num_samples=options.samples, warmup=options.warmup, thinning=options.thinning, seed=options.seed,
-            folder=options.output,
-        )  # fmt: skip
-        result |= measure(samples, test_x, test_y)
-        result |= {"step_size": float(np.mean(samples.step_sizes)), "seconds": sum(samples.seconds)}
-    write_json(options.output / "result.json", result)
-    print(json.dumps(result, indent=1))
+        torch.manual_seed(options.seed)
+        result = {
+            name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
+        }
+        del result["data"], result["output"]
+        result |= gradient_cost(options.prior, options.last_gain, x, y)
+        if not options.only_cost:
+            samples = tp.sample_posterior(
+                network(options.prior, options.last_gain), (x, y), method=options.method, num_chains=options.chains,
+                num_samples=options.samples, warmup=options.warmup, thinning=options.thinning, seed=options.seed,
+                folder=options.output,
+            )  # fmt: skip
+            result |= measure(samples, test_x, test_y)
+            result |= {"step_size": float(np.mean(samples.step_sizes)), "seconds": sum(samples.seconds)}
+        write_json(options.output / "result.json", result)
+        print(json.dumps(result, indent=1))
+    return ending.status
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

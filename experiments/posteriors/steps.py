@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import topoprior as tp
 from experiments.common.document import markdown_table
-from experiments.common.options import Parser, say, seed_list
+from experiments.common.options import Parser, check_writable, say, seed_list, write_config
 from experiments.common.store import versions, write_json
 from topoprior.utils.files import write_atomically
 
@@ -190,6 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     found, text = [], ""
     try:
+        check_writable(args.output)
+        write_config(args)
         for seed in seed_list(args.seeds, args.seed):
             for name in TOYS:
                 found.append(compare(name, seed))

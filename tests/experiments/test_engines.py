@@ -6,8 +6,9 @@ import torch
 
 pytest.importorskip("pandas")
 from experiments.common.store import Store  # noqa: E402
-from experiments.posteriors import engines, setting, steps  # noqa: E402
+from experiments.posteriors import chains, engines, setting, steps  # noqa: E402
 from experiments.posteriors.methods import total_variation  # noqa: E402
+from experiments.posteriors.setting import read_embedded  # noqa: E402
 
 SMALL = ["--datasets", "embedded", "--priors", "gaussian", "--seeds", "1", "--test", "30", "--budget", "0.001"]  # fmt: skip
 
@@ -115,3 +116,14 @@ def test_steps_to_the_best_bound(tmp_path, monkeypatch):
     nll = residual.mean() / 0.5 + torch.tensor(0.5 * (2 * torch.pi) ** 0.5).log()
     kl = 0.5 * (mean.square() + scale.square() - 1 - 2 * scale.log()).sum()
     assert steps.bound(toy, net) == pytest.approx((nll + kl / n).item(), abs=0.05)
+
+
+def test_chains_end_in_a_line_at_the_keyboard(tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(chains, "read_folder", lambda folder: read_embedded())
+    monkeypatch.setattr(chains, "gradient_cost", interrupted)
+    assert chains.main(["--data", str(tmp_path), "-n", "20", "--output", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == f"stopped; the same command resumes from {tmp_path / 'out'}\n"
+    assert (tmp_path / "out" / "config.json").exists()
