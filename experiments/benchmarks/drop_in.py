@@ -89,7 +89,8 @@ def train_all(arguments: argparse.Namespace, store: Store) -> None:
         for text in arguments.data:
             for seed in seeds:
                 label, images = load(text, arguments, seed)
-                content = digest(*map(tensor_bytes, (images.train_images, images.test_images)))
+                read = (images.train_images, images.train_labels, images.test_images, images.test_labels)
+                content = digest(*map(tensor_bytes, read))
                 for name, layer in layers.items():
                     for network in arguments.networks:
                         for recipe in arguments.recipes:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from experiments.common.store import digest
 from topoprior.kernels.contrast import dct_coordinates, normalized_patches
 from topoprior.kernels.klein import sample_klein_kernels
 from topoprior.kernels.networks import harvest_kernels
@@ -52,8 +53,14 @@ def kernel_set(name: str, data: Path, network: Path, limit: int) -> Tensor:
     return kernels[torch.randperm(len(kernels), generator=torch.Generator().manual_seed(0))[:limit]]
 
 
-@functools.cache
 def _patches_by_density(path: Path) -> Tensor:
+    """Read once for the sets of a run, and again once the file is another."""
+    changed = path.stat().st_mtime_ns if path.exists() else 0
+    return _read_by_density(path, changed)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_by_density(path: Path, changed: int) -> Tensor:
     patches = read_patches(path)
     return patches[densest(dct_coordinates(patches), _NEIGHBOUR, 1.0)]
 
@@ -101,15 +108,26 @@ def train_network(data: Path, path: Path, *, images: int = 10_000, epochs: int =
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
     accuracy = (guesses == test_labels).double().mean().item()
-    write_atomically(path, safetensors.torch.save(state, {"test_accuracy": f"{accuracy:.4f}"}))
+    noted = {"test_accuracy": f"{accuracy:.4f}", "images": digest((data / IMAGES).read_bytes())}
+    write_atomically(path, safetensors.torch.save(state, noted))
     return accuracy
 
 
 def noted_accuracy(path: Path) -> float | None:
     """What :func:`train_network` noted in the file, None for a network from elsewhere."""
-    with safe_open(path, framework="pt") as file:
-        noted = (file.metadata() or {}).get("test_accuracy")
+    noted = _noted(path).get("test_accuracy")
     return None if noted is None else float(noted)
+
+
+def is_of(path: Path, data: Path) -> bool:
+    """Whether a network that :func:`train_network` wrote is of the images that are there now, or nothing says otherwise."""
+    noted, archive = _noted(path).get("images"), data / IMAGES
+    return noted is None or not archive.is_file() or noted == digest(archive.read_bytes())
+
+
+def _noted(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def read_images(archive: Path, num_train: int, num_test: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -28,7 +28,7 @@ from experiments.common.pictures import png
 from experiments.common.statistics import interval, paired_t_test
 from experiments.common.store import Store, digest, tensor_bytes
 from experiments.common.tables import as_rows, means, write_csv
-from experiments.latent_spaces.kernels import SETS, kernel_set, noted_accuracy, train_network
+from experiments.latent_spaces.kernels import SETS, is_of, kernel_set, noted_accuracy, train_network
 from topoprior.kernels.klein import klein_energy, nearest_klein
 from topoprior.topology.fit import Fit
 from topoprior.vae.training import fit, negative_elbo
@@ -210,7 +210,9 @@ def run(args: argparse.Namespace) -> pd.DataFrame:
     for name in args.sets:  # all data before any training
         accuracy = None
         if name == "cnn-3x3":
-            accuracy = noted_accuracy(network) if network.exists() else train_network(args.data, network)
+            mine = args.network is None  # another's is taken as it is
+            there = network.exists() and not (mine and not is_of(network, args.data))
+            accuracy = noted_accuracy(network) if there else train_network(args.data, network)
         chosen[name] = kernel_set(name, args.data, network, args.kernels), accuracy
     rows: list[dict[str, Any]] = []
     with tqdm(total=len(chosen) * args.seeds * len(SPACES), desc="runs", disable=None) as progress:

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.check_writable(arguments.output)
         sources = Sources(str(arguments.data_dir))
         (read,) = sources.digests([arguments.dataset], arguments.image_size).values()
-        check_networks(methods, sources, arguments)
+        check_networks(methods, sources, read, arguments)
         jobs = [make_job(method, seed, read, arguments) for seed in seeds for method in methods]
         store = Store(arguments.output / "runs")
         options.write_config(arguments)
@@ -86,10 +86,14 @@ def make_job(method: Method, seed: int, read: str, arguments: argparse.Namespace
     )
 
 
-def check_networks(methods: Sequence[Method], sources: Sources, arguments: argparse.Namespace) -> None:
+def check_networks(
+    methods: Sequence[Method], sources: Sources, read: str, arguments: argparse.Namespace
+) -> None:
     """Build each network once: a prior may not fit 3x3 kernels."""
     sizes = arguments.train_size, arguments.test_size
-    data = sources.load(arguments.dataset, *sizes, seed=arguments.seed, image_size=arguments.image_size)
+    data = sources.load(
+        arguments.dataset, *sizes, seed=arguments.seed, image_size=arguments.image_size, digest=read
+    )
     channels, height, width = data.train_images.shape[1:]
     if min(height, width) < SMALLEST_IMAGE:
         raise ValueError(f"images are {height}x{width}; use --image-size {SMALLEST_IMAGE} or more")

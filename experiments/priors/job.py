@@ -40,9 +40,12 @@ class Sources:
         test_size: int | None = None,
         seed: int = 0,
         image_size: int | None = None,
+        *,
+        digest: str,
     ) -> ImageData:
+        """``digest``: of what is there now, or of more; what was read under another one is read again."""
         place = self.folders.get(label, label)
-        return _load(place, self.data_dir, train_size, test_size, seed, image_size)
+        return _load(place, self.data_dir, train_size, test_size, seed, image_size, digest)
 
     def digests(self, labels: Iterable[str], image_size: int | None = None) -> dict[str, str]:
         """Of every data set. What is left out of a folder is said here, once.
@@ -68,6 +71,7 @@ def _load(
     test_size: int | None,
     seed: int,
     image_size: int | None,
+    digest: str,
 ) -> ImageData:
     return datasets.load(
         name, Path(data_dir), seed=seed, train_size=train_size, test_size=test_size, image_size=image_size
@@ -81,7 +85,9 @@ def run_job(job: Job, sources: Sources, hardware: Hardware) -> dict[str, Any]:
         "measures" by their names; "reliability"; "kernels" of the first layer; "images", the digest of those that were read;
         "curve" where one was asked for.
     """
-    data = sources.load(job.dataset, job.train_size, job.test_size, job.seed, job.image_size)
+    data = sources.load(
+        job.dataset, job.train_size, job.test_size, job.seed, job.image_size, digest=job.data
+    )
     method = job.make_method()
     device = hardware.device
     some = stratified_indices(data.test_labels, min(job.foreign_size, len(data.test_labels)), 0)
@@ -104,7 +110,7 @@ def run_job(job: Job, sources: Sources, hardware: Hardware) -> dict[str, Any]:
         "train seconds": trained.seconds,
     }
     if job.foreign:
-        unknown = sources.load(job.foreign, 1, job.foreign_size, 0).test_images
+        unknown = sources.load(job.foreign, 1, job.foreign_size, 0, digest=job.data).test_images
         unknown = uncertainty_measures.as_foreign(unknown, data.test_images)
         results |= uncertainty_measures.foreign(predicted, predict(unknown))
     for shift in job.shifts:

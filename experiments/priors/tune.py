@@ -121,7 +121,7 @@ class Trial:
 
 def score(trial: Trial, sources: Sources) -> dict[str, Any]:
     """Train on one part of the training images and evaluate on another."""
-    data = sources.load(trial.dataset)
+    data = sources.load(trial.dataset, digest=trial.data)
     pool, held_out = train_validation_split(data.train_labels, VALIDATION, SPLIT)
     chosen = pool[stratified_indices(data.train_labels[pool], trial.train_size, SPLIT + trial.seed)]
     size = min(len(held_out), trial.validation_size or len(held_out))

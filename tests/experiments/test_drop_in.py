@@ -7,6 +7,7 @@ from torch import nn
 
 pytest.importorskip("pandas")
 from experiments.benchmarks import drop_in, drop_in_report, recipes, swapped  # noqa: E402
+from tests.experiments.priors.test_data import write_image  # noqa: E402
 
 TINY = ["--steps", "2", "--batch-size", "8", "--test-size", "20", "--side", "8", "--recipes", "adam-1e-3"]
 
@@ -29,6 +30,36 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     drop_in.main(["--report", "--output", str(tmp_path)])
     assert (tmp_path / "report.md").read_text() == report
     assert len(trained) == 4
+
+
+def test_labels_that_were_corrected_are_trained_anew(tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        for label, name in enumerate(("cat", "dog")):
+            for i in range(4):
+                write_image(tmp_path / "images" / split / name / f"{i}.png", 100 * label + i, (8, 8))
+    trained = []
+    once = drop_in.one_run
+    monkeypatch.setattr(
+        drop_in, "one_run", lambda layer, *rest: trained.append(layer) or once(layer, *rest)
+    )
+    command = [
+        *TINY,
+        "--test-size",
+        "8",
+        "--data",
+        f"mine={tmp_path / 'images'}",
+        "--networks",
+        "plain",
+        "--seeds",
+        "0,",
+    ]
+    command += ["--layers", "nn.Conv2d", "--output", str(tmp_path / "out")]
+    for swap, expected in ((False, 1), (False, 1), (True, 2)):
+        if swap:  # the same pixels in the same order
+            cat, dog = (tmp_path / "images/train" / name for name in ("cat", "dog"))
+            (cat / "3.png").rename(dog / "-1.png")
+        drop_in.main(command)
+        assert len(trained) == expected
 
 
 @pytest.mark.parametrize("network", recipes.NETWORKS)

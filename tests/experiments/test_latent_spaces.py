@@ -5,6 +5,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from experiments.common.store import digest
+from experiments.latent_spaces import kernels
 from experiments.latent_spaces import run as compare_latent_spaces
 from topoprior.topology.fit import Fit
 
@@ -50,6 +52,23 @@ def test_results_of_other_kernels_are_not_reused(tmp_path, monkeypatch):
     assert second.loc["klein", "seconds"] == first.loc["klein", "seconds"]  # not computed again
     for column in ("data", "negative_elbo"):
         assert second.loc["cnn-3x3", column] != first.loc["cnn-3x3", column]
+
+
+def test_a_network_of_other_images_is_not_reused(tmp_path):
+    """Of its own training alone: a network from elsewhere says nothing of images."""
+    weights, file = {"w": torch.zeros(1)}, tmp_path / "network.safetensors"
+    archive = tmp_path / kernels.IMAGES
+    archive.write_bytes(b"some images")
+    safetensors.torch.save_file(weights, file)
+    assert kernels.is_of(file, tmp_path)
+    noted = {"test_accuracy": "0.5", "images": digest(b"some images")}
+    safetensors.torch.save_file(weights, file, noted)
+    assert kernels.is_of(file, tmp_path)
+    assert kernels.noted_accuracy(file) == 0.5
+    archive.write_bytes(b"other images")
+    assert not kernels.is_of(file, tmp_path)
+    archive.unlink()
+    assert kernels.is_of(file, tmp_path)
 
 
 def test_the_mismatch_is_the_fits():

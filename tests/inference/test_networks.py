@@ -207,6 +207,8 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
         quick(net, data, method=method, folder=tmp_path, seed=5)
     with pytest.raises(ValueError, match="folder: .* of a run with data"):
         quick(net, (data[0] + 1, data[1]), method=method, folder=tmp_path)
+    with pytest.raises(ValueError, match="folder: .* of a run with another density or likelihood"):
+        quick(net, data, method=method, folder=tmp_path, log_likelihood=lambda f, y: -F.cross_entropy(f, y))
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ FORMAT = "topoprior.chain/1"
 STATS = ("energy", "acceptance", "divergences", "temperature")
 _MOST = 1 << 34  # bytes of a chain's file
 _SAVE_SECONDS = 30.0
+_ROUNDING = 1e-3  # of an energy, beside itself or 1 nat, on another machine
 
 
 class Sampler(Protocol):
@@ -62,8 +63,10 @@ class _Run:
         self.stats: list[list[float]] = []
         self.sums = [0.0] * len(STATS)
 
-    def save(self, path: Path, settings: Mapping[str, Any]) -> None:
-        config = {"format": FORMAT, "settings": dict(settings), "iteration": self.iteration}
+    def save(self, path: Path, settings: Mapping[str, Any], energy: float) -> None:
+        config = {
+            "format": FORMAT, "settings": dict(settings), "iteration": self.iteration, "energy": energy
+        }  # fmt: skip
         tensors = {
             "q": self.q,
             "v": self.v,
@@ -76,7 +79,7 @@ class _Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, pack(config, tensors))
 
-    def load(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def load(self, path: Path, settings: Mapping[str, Any], potential: Potential) -> None:
         config, tensors, _ = unpack(read_file(path, _MOST), path)
         if config is None or config.get("format") != FORMAT:
             raise CheckpointError(f"{path}: expected format {FORMAT!r}, found that of another file")
@@ -94,6 +97,13 @@ class _Run:
         *self.sums, self.seconds = tensors["sums"].tolist()
         self.generator.set_state(tensors["random"])
         self.tuning.load(tensors)
+        # Functions have no fingerprint, but another likelihood or network has another energy.
+        noted, found = config.get("energy"), potential(self.q)[0]
+        if noted is not None and not math.isclose(noted, found, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+            raise ValueError(
+                f"folder: {path} is of a run with another density or likelihood, whose energy there is {noted:.6g}, this one "
+                f"has {found:.6g}; remove it or choose another folder"
+            )
 
     def record(self, move: Move, thinning: int) -> None:
         """Add up the statistics; every ``thinning`` moves keep a draw."""
@@ -139,13 +149,13 @@ def run_chain(
         position: of the progress bar.
 
     Raises:
-        ValueError: the density is not finite at ``start``, or the file is of other settings.
+        ValueError: the density is not finite at ``start``, or the file is of other settings or of another density.
         CheckpointError: the file is damaged.
     """
     run = _Run(potential.space, sampler, start.detach().clone(), warmup, seed)
     settings = {} if settings is None else settings
     if path is not None and path.exists():
-        run.load(path, settings)
+        run.load(path, settings, potential)
     total = warmup + num_samples * thinning
     if run.iteration >= total:
         return run.chain(num_samples)
@@ -176,7 +186,7 @@ def run_chain(
             now = time.monotonic()
             run.seconds = before + now - began
             if path is not None and (now - saved > _SAVE_SECONDS or run.iteration == total):
-                run.save(path, settings)
+                run.save(path, settings, point.energy)
                 saved = now
     return run.chain(num_samples)
 

@@ -209,8 +209,7 @@ def sample_density(
             density.
         parts: shape and law of each tensor.
         dtype: of the state.
-        plan: by name, as for :func:`sample_posterior`, whose errors are raised too. It is up to you to give another density
-            another ``folder``.
+        plan: by name, as for :func:`sample_posterior`, whose errors are raised too.
 
     Example: a law on the Klein bottle.
         >>> import topoprior as tp

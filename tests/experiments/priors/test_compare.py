@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import topoprior as tp
+from experiments.common.store import Store
 from experiments.priors import compare as compare_priors
 from experiments.priors.grid import Job
 from tests.experiments.priors.test_data import write_image
@@ -198,7 +199,7 @@ def test_a_changed_prior_or_image_is_run_again(tmp_path: Path) -> None:
     tp.DecoderPrior.from_pretrained("klein-3x3").save_pretrained(prior)
     command = ["--dataset", str(tmp_path / "images"), "--priors", str(prior), "--seeds", "1"]
     command += ["--output", str(tmp_path / "out"), "--steps", "2", "--samples", "2"]
-    found = []
+    found, read = [], []
     for change in (
         lambda: None,
         lambda: tp.DecoderPrior.from_pretrained("torus-3x3").save_pretrained(prior),
@@ -207,6 +208,9 @@ def test_a_changed_prior_or_image_is_run_again(tmp_path: Path) -> None:
         change()
         compare_priors.main(command)
         found.append({path.name for path in (tmp_path / "out/runs").iterdir()})
+        (run,) = Store(tmp_path / "out/runs")
+        read.append(run.result["images"])  # the images that were trained on, not those of the call before
     assert [len(names) for names in found] == [1, 1, 1]
     assert not found[0] & found[1]
     assert not found[1] & found[2]
+    assert read[0] == read[1] != read[2]
