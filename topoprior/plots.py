@@ -19,6 +19,7 @@ from topoprior.kernels.klein import nearest_klein
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.flat.named import KleinBottle
 from topoprior.topology.homology import betti_numbers
+from topoprior.utils.extras import needed
 from topoprior.utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -252,11 +253,8 @@ def save(figure: Figure, path: Path | str) -> None:
 
 
 def _new_figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install matplotlib") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    figures = needed("matplotlib.figure", "a picture", "'topoprior[plots]'")
+    return figures.Figure(figsize=(width, height), layout="constrained")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     unit = seconds["exp + log"]
     print(
         f"kappa and gradient: {seconds['kappa and gradient'] * 1e3:.1f} ms = "
-        f"{seconds['kappa and gradient'] / unit:.1f} passes of exp + log (target: under 15); "
+        f"{seconds['kappa and gradient'] / unit:.1f} passes of exp + log; "
         f"kappa alone {seconds['kappa'] / unit:.1f}"
     )
     write_json(args.output / "results.json", {**found, "kappa": seconds})

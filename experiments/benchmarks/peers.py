@@ -1,4 +1,4 @@
-"""The same convolution, 3x3 with padding 1, from every library that `benchmark_layers.py` compares."""
+"""The same convolution, 3x3 with padding 1, from every library that `layers.py` compares."""
 
 from __future__ import annotations
 

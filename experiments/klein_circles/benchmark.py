@@ -10,7 +10,7 @@ Writes throughput.json, or cost.json, to --output. The two take turns, one short
 reference runs its own model, loss, data loader, optimizer and Lightning trainer, without validation, logger and
 checkpoints; ours runs `fit` without warm start and validation. A first round of each is not counted.
 
---cost trains with and without warm start in turns, as klein_circles.py does: "klein" in the setting of the seam-free
+--cost trains with and without warm start in turns, as `experiments.klein_circles.run` does: "klein" in the setting of the seam-free
 check, "published" the published network on all images, where --epochs below 30 make the share of the warm start look
 larger than it is. Processor time counts; the wall clock also sees what else the machine does.
 """

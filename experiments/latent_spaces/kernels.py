@@ -1,4 +1,4 @@
-"""The kernels that compare_latent_spaces.py compares spaces on: seven sets, and a network to take one from."""
+"""The kernels that spaces are compared on: seven sets, and a network to take one from."""
 
 from __future__ import annotations
 

@@ -133,8 +133,7 @@ def report(table: pd.DataFrame, args: argparse.Namespace) -> Document:
     )
     page.text(
         "The closed spaces start from the spectral warm start, which the plane has no use for. In its place it gets "
-        f"{_COLD_EPOCHS} times the epochs and an initial noise of {_COLD_NOISE} instead of {_NOISE}; with what the "
-        "others get it scored 9 nats worse on the densest 30% of the patches in a first trial."
+        f"{_COLD_EPOCHS} times the epochs and an initial noise of {_COLD_NOISE} instead of {_NOISE}."
     )
     page.text(
         "The KL of the Klein bottle and of the projective plane is the one on their double cover: up to log 2 = "

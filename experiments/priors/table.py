@@ -14,7 +14,6 @@ from experiments.priors.methods import METHODS
 PLACE = ["dataset", "train_size", "temperature"]
 KEY = [*PLACE, "method", "start", "seed"]
 # Where more is better; less is in all other measures.
-_MORE = ("Acc", "AUROC")
 _SHARED = {
     "budget.network": "network",
     "budget.steps": "steps",
@@ -31,10 +30,6 @@ _NOT_SHOWN = (
     "budget.temperature",
     "budget.warmup",
 )
-
-
-def more_is_better(measure: str) -> bool:
-    return measure.endswith(_MORE)
 
 
 def read(path: Path) -> tuple[pd.DataFrame, list[Run]]:

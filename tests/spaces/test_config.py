@@ -79,8 +79,8 @@ BAD = [
 
 @pytest.mark.parametrize("number", range(len(BAD)))
 def test_what_is_no_space_is_refused_at_once(number: int) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError) as caught:
         covering_from_config(BAD[number])
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert len(str(caught.value)) < 700

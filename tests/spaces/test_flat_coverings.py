@@ -63,7 +63,7 @@ def test_distance_is_that_of_the_nearest_lift(name: str) -> None:
 def test_canonical_lifts_lie_in_the_cell(name: str) -> None:
     space = space_named(name)
     x = torch.cat([10 * torch.randn(500, space.dim), torch.full((1, space.dim), -1e-9)])
-    coordinates = space.lattice_coordinates(space.project(x))
+    coordinates = space.group.lattice_coordinates(space.project(x))
     assert coordinates.min() >= -1e-6
     assert coordinates.max() < 1 + 1e-6
     if space.periods is not None:  # -1e-9 + 1 is 1 in float32: that is 0

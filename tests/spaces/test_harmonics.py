@@ -119,7 +119,7 @@ def test_complete(name: str) -> None:
     space = space_named(name)
 
     def f(x: Tensor) -> Tensor:
-        t = 2 * math.pi * space.lattice_coordinates(space.sheets(x))
+        t = 2 * math.pi * space.group.lattice_coordinates(space.sheets(x))
         g = (t[..., 0] + 0.4).cos() + 0.7 * (t.sum(-1) + 0.9).cos() + 0.5 * (2 * t[..., -1]).sin()
         g = g + (t[..., 0] - t[..., -1]).cos() * (t[..., 0] + 0.2).sin()
         return g.mean(-1) + 0.3

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from topoprior.utils.extras import needed
+
 
 @dataclass(frozen=True)
 class Diagnostics:
@@ -65,7 +67,7 @@ def diagnose(predictions: Tensor, stats: Mapping[str, Tensor]) -> Diagnostics:
         raise ValueError(f"predictions: expected 4 draws a chain or more, found {draws}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of arviz's next version
-        import arviz  # an extra
+        arviz = needed("arviz", "r-hat and effective sample size", "'topoprior[inference]'")
 
     flat = predictions.detach().double().cpu().flatten(2)
     moving = (flat != flat[:1, :1]).flatten(0, 1).any(0)

@@ -27,6 +27,7 @@ from topoprior.inference.potential import (
 from topoprior.inference.samples import PosteriorSamples, Samples
 from topoprior.priors.coordinates import Part
 from topoprior.utils.checks import check_int, check_module, check_values, fingerprint
+from topoprior.utils.extras import needed
 from topoprior.utils.files import check_writable
 from topoprior.utils.real_module import check_dtype
 
@@ -126,10 +127,9 @@ class Plan:
         sampler = self.sampler()
         if self.num_workers == 1:
             return _survivors([run_chain(potential, sampler, **job) for job in jobs])
-        from joblib import Parallel, delayed  # an extra
-
-        workers = Parallel(n_jobs=min(self.num_workers, self.num_chains))
-        return _survivors(workers(delayed(run_chain)(potential, sampler, **job) for job in jobs))
+        joblib = needed("joblib", "num_workers", "'topoprior[inference]'")
+        workers = joblib.Parallel(n_jobs=min(self.num_workers, self.num_chains))
+        return _survivors(workers(joblib.delayed(run_chain)(potential, sampler, **job) for job in jobs))
 
 
 def sample_posterior(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from topoprior.kernels.contrast import _check_fraction, contrast, from_dct, normalized_patches
+from topoprior.utils.extras import needed
 from topoprior.utils.files import CheckpointError, check_regular
 from topoprior.utils.plain import on_cpu
 
@@ -151,11 +152,7 @@ def read_image(path: Path | str) -> Tensor:
 
 
 def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("reading images needs Pillow: pip install pillow") from error
-    return Image
+    return needed("PIL.Image", "reading images", "pillow")
 
 
 def read_patches(path: Path | str, size: int = 3, *, keep: float | None = None) -> Tensor:
@@ -261,10 +258,7 @@ def read_npy(path: Path, name: str) -> np.ndarray:
 
 def _read_mat(path: Path) -> np.ndarray:
     """The one array of numbers, at least two-dimensional and 100 rows long, in a MATLAB file."""
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ImportError("reading .mat files needs SciPy: pip install scipy") from error
+    loadmat = needed("scipy.io", "reading .mat files", "scipy").loadmat
     try:
         check_regular(path)
         with warnings.catch_warnings():

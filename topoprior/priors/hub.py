@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from topoprior import plots
+from topoprior.utils.extras import needed
 from topoprior.utils.files import CONFIG, MODEL, CheckpointError, parse_json, read_config, read_file
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -53,7 +54,7 @@ def find_folder(name: str | Path, shipped: Mapping[str, Path], revision: str | N
         import huggingface_hub
     except ImportError:
         raise CheckpointError(
-            f"{text!r} is neither a shipped prior nor a folder; priors of a hub need: pip install huggingface_hub"
+            f"{text!r} is neither a shipped prior nor a folder; priors of a hub need: pip install 'topoprior[hub]'"
         ) from None
     try:
         # Both files of one commit.
@@ -73,6 +74,7 @@ class OnHub:
 
     name: str | None
     about: Mapping[str, str]
+    _folder: Path | None = None  # that it was loaded from
 
     def push_to_hub(
         self,
@@ -108,17 +110,13 @@ class OnHub:
         """
         if not isinstance(repository, str) or not _REPOSITORY.fullmatch(repository):
             raise ValueError(f"repository: expected user/name, found {repository!r}")
-        try:
-            from huggingface_hub import HfApi
-        except ImportError:
-            raise ImportError("push_to_hub: pip install huggingface_hub") from None
-        api = HfApi(token=token)
+        api = needed("huggingface_hub", "push_to_hub", "'topoprior[hub]'").HfApi(token=token)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             licence = licence or self.about.get("licence", "apache-2.0")
             self.save_pretrained(folder, data=data, licence=licence, authors=authors)  # type: ignore[attr-defined]
             about = read_config(folder)["about"]
-            record = _record(self.name)
+            record = None if self._folder is None else _record(self._folder)
             if record is not None:
                 (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             picture = _draw(self, folder)
@@ -191,9 +189,9 @@ def _draw(prior: Any, folder: Path) -> str | None:
     return _PICTURE
 
 
-def _record(name: str | None) -> dict[str, Any] | None:
+def _record(folder: Path) -> dict[str, Any] | None:
     """training.json of the folder that a prior was loaded from."""
-    path = Path(name or "") / _RECORD
-    if not name or not path.is_file():
+    path = folder / _RECORD
+    if not path.is_file():
         return None
     return parse_json(read_file(path, _MOST_RECORD), path, _MOST_RECORD)

@@ -7,7 +7,7 @@ from topoprior.topology.graph import graph_spectrum
 from topoprior.topology.homology import betti_numbers, betti_reading, farthest_points, persistence
 from topoprior.topology.identify import Identification, identify_covering
 from topoprior.topology.isometries import isometry_distance
-from topoprior.topology.loops import LoopReport, follow_loops, lift_path
+from topoprior.topology.loops import LoopReport, follow_loops
 from topoprior.topology.scores import continuity, pairwise_distances, seam_jump, trustworthiness
 from topoprior.topology.spectral import fit_covering
 from topoprior.topology.warm import extend, warm_start
@@ -30,7 +30,6 @@ __all__ = [
     "graph_spectrum",
     "identify_covering",
     "isometry_distance",
-    "lift_path",
     "low_harmonics",
     "neighbour_complex",
     "pairwise_distances",

@@ -29,8 +29,3 @@ def graph_spectrum(x: Tensor, num: int, neighbours: int = 8) -> tuple[Tensor, Te
     psi = vectors.flip(1)[:, 1 : num + 1] * root[:, None]
     psi = psi - psi.mean(0)
     return psi / psi.std(0, unbiased=False), 1 - values.flip(0)[1 : num + 1]
-
-
-def graph_eigenvectors(x: Tensor, num: int, neighbours: int = 8) -> Tensor:
-    """The eigenvectors of :func:`graph_spectrum`."""
-    return graph_spectrum(x, num, neighbours)[0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from topoprior.utils.checks import check_data, check_int
+from topoprior.utils.extras import needed
 from topoprior.utils.plain import on_cpu
 
 
@@ -52,10 +53,7 @@ def persistence(x: Tensor, *, field: int = 2, max_dim: int = 2, num_points: int 
     check_int("field", field, least=2)
     if any(field % p == 0 for p in range(2, math.isqrt(field) + 1)):
         raise ValueError(f"field: expected a prime, found {field}")
-    try:
-        from ripser import ripser
-    except ImportError as error:
-        raise ImportError("persistent homology needs ripser: pip install 'topoprior[topology]'") from error
+    ripser = needed("ripser", "persistent homology", "'topoprior[topology]'").ripser
     points = x.detach().flatten(1).double().cpu()
     points = points[farthest_points(points, num_points)]
     with warnings.catch_warnings():  # images have more pixels than there are points

@@ -52,12 +52,6 @@ class LoopReport(NamedTuple):
     shortest_loop: float
 
 
-@on_cpu
-def lift_path(space: Covering, points: Tensor) -> Tensor:
-    """Lifts of ``points`` (M, cover_dim), each the nearest to the one before: a continuous path."""
-    return apply(_along(space, points), points)
-
-
 def _along(space: Covering, points: Tensor) -> Tensor:
     """The deck transformations that make ``points`` (M, cover_dim) a continuous path, the first left where it is.
 

@@ -64,7 +64,7 @@ class FlatPosterior(Posterior):
     def _check_open(self, scale: str) -> None:
         """An open direction has a normal prior: it must be invariant, and apart from the closed ones."""
         space = self.covering
-        if space.periods is None or space.across_coordinates(space.shift).abs().max() > 1e-9:
+        if space.periods is None or space.group.across_coordinates(space.shift).abs().max() > 1e-9:
             raise ValueError(f"covering: no default prior on {space!r}, its open directions are not axes")
         if scale == "full":
             raise ValueError(f"scale: 'full' is for compact spaces and Euclidean space, found {space!r}")

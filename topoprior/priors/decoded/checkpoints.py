@@ -111,7 +111,7 @@ class SavedPrior(OnHub, WeightPrior):
             raise CheckpointError(f"{where}: does not describe a decoder prior ({error!r})") from None
         if options:  # apart from the above: what is wrong with them is no fault of the file
             saved = prior(decoder, **{**given, **options})
-        saved.name, saved.about = str(name_or_folder), about
+        saved.name, saved.about, saved._folder = str(name_or_folder), about, folder
         return saved
 
 

@@ -103,15 +103,15 @@ class FixedCoordinates(Coordinates):
         self, prior: Any, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> None:
         check_fixed_scales(prior.empirical_bayes)
-        shape, scale = torch.Size(shape), prior.decoder.scales(shape)
+        shape, scale = torch.Size(shape), prior.source.scales(shape)
         parts = {"alpha": Part(shape[:2]), "beta": Part(shape[:2])}
         scales = (scale.alpha, scale.beta / math.sqrt(math.prod(shape[2:])))
         super().__init__(prior, shape, parts, scales, device=device, dtype=dtype)
-        self._law = prior.decoder.decoder.law
-        latents = torch.empty(*shape[:2], prior.decoder.dim, device=device, dtype=dtype)
+        self._law = prior.source.decoder.law
+        latents = torch.empty(*shape[:2], prior.source.dim, device=device, dtype=dtype)
         self.register_buffer("latents", latents)
         # As in a posterior: so that the state of another decoder is refused.
-        self._numbers = prior.decoder.decoder.tensors()
+        self._numbers = prior.source.decoder.tensors()
         for name, tensor in self._numbers.items():
             self.register_buffer(name, torch.empty(tensor.shape, device=device, dtype=dtype))
         self.newer_buffers = tuple(self._numbers)
@@ -132,12 +132,12 @@ class FixedCoordinates(Coordinates):
     def weight(self, x: Mapping[str, Tensor]) -> Tensor:
         spread = (...,) + (None,) * (len(self.shape) - 2)
         alpha, beta = self.scales[0] * x["alpha"], self.scales[1] * x["beta"]
-        return alpha[spread] * self.prior.decoder.decode(self.latents) + beta[spread]
+        return alpha[spread] * self.prior.source.decode(self.latents) + beta[spread]
 
     @torch.no_grad()
     def invert(self, weight: Tensor) -> dict[str, Tensor]:
         """Least squares over alpha and beta, filter by filter."""
-        filters = self.prior.decoder.decode(self.latents.double()).flatten(2)
+        filters = self.prior.source.decode(self.latents.double()).flatten(2)
         basis = torch.stack([filters, torch.ones_like(filters)], -1) * self.scales.double()
         found = torch.linalg.pinv(basis) @ weight.detach().double().flatten(2)[..., None]
         alpha, beta = found.squeeze(-1).to(self.scales).unbind(-1)

@@ -57,7 +57,7 @@ class FixedKernels(WeightPrior):
             raise ValueError(
                 f"decoder: expected residual_fraction 0 for fixed kernels, found {decoder.residual_fraction}"
             )
-        self.decoder = decoder
+        self.source = decoder
         self.name = f"fixed {decoder.name}" if decoder.name else None
         self.gain = decoder.gain
         self.empirical_bayes = empirical_bayes
@@ -74,16 +74,16 @@ class FixedKernels(WeightPrior):
 
     def kernel_covariance(self, shape: Shape) -> Tensor:
         """Before the filters are drawn."""
-        return self.decoder.kernel_covariance(shape)
+        return self.source.kernel_covariance(shape)
 
     def sample(self, shape: Shape) -> Tensor:
-        return self.decoder.sample(shape)
+        return self.source.sample(shape)
 
     def serves(self, shape: Shape) -> bool:
-        return self.decoder.serves(shape)
+        return self.source.serves(shape)
 
     def __repr__(self) -> str:
-        return f"FixedKernels({self.decoder!r})"
+        return f"FixedKernels({self.source!r})"
 
 
 class FixedKernelsPosterior(WeightPosterior):
@@ -100,12 +100,12 @@ class FixedKernelsPosterior(WeightPosterior):
     ) -> None:
         super().__init__(dtype)
         self.prior, self.shape = prior, torch.Size(shape)
-        self._scales = prior.decoder.scales(shape)[:2]
+        self._scales = prior.source.scales(shape)[:2]
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         self.loc = nn.Parameter(torch.empty(2, *self.shape[:2], **options))
         self.log_scale = nn.Parameter(torch.empty(2, *self.shape[:2], **options))
-        self.register_buffer("latents", torch.empty(*self.shape[:2], prior.decoder.dim, **options))
-        numbers = prior.decoder.decoder.tensors()
+        self.register_buffer("latents", torch.empty(*self.shape[:2], prior.source.dim, **options))
+        numbers = prior.source.decoder.tensors()
         for name, tensor in numbers.items():
             self.register_buffer(name, torch.empty(tensor.shape, **options))
         self.register_buffer("scales", torch.empty(2, **options))
@@ -118,7 +118,7 @@ class FixedKernelsPosterior(WeightPosterior):
 
     def fill_buffers(self) -> None:
         self.factors.fill_buffers()
-        for name, tensor in self.prior.decoder.decoder.tensors().items():
+        for name, tensor in self.prior.source.decoder.tensors().items():
             self.get_buffer(name).copy_(tensor)
         for i, scale in enumerate(self._scales):
             self.scales[i] = scale
@@ -127,9 +127,9 @@ class FixedKernelsPosterior(WeightPosterior):
     def reset_parameters(self) -> None:
         """A draw from the prior, with new filters."""
         self.fill_buffers()
-        self.latents.copy_(self.prior.decoder.decoder.law.sample(self.latents.shape, self.loc))
+        self.latents.copy_(self.prior.source.decoder.law.sample(self.latents.shape, self.loc))
         self.loc.normal_()
-        self.log_scale.fill_(self.prior.decoder.init_scale).log_()
+        self.log_scale.fill_(self.prior.source.init_scale).log_()
         self.factors.reset_parameters()
 
     def _weights(self, amplitudes: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class FixedKernelsPosterior(WeightPosterior):
         alpha, beta = (amplitudes * (self.scales * self.factors())[:, None, None]).unbind(-3)
         level = beta / self.shape[2:].numel() ** 0.5
         spread = (...,) + (None,) * len(self.shape[2:])
-        return alpha[spread] * self.prior.decoder.decode(self.latents) + level[spread]
+        return alpha[spread] * self.prior.source.decode(self.latents) + level[spread]
 
     def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
         noise = draw_noise(sample_shape, self.loc.shape, self.loc, antithetic)
@@ -155,7 +155,7 @@ class FixedKernelsPosterior(WeightPosterior):
         check_weight(weight, self.shape)
         self.factors.reset_parameters()
         targets = weight.detach().double().flatten(2)[..., None]
-        filters = self.prior.decoder.decode(self.latents.double()).flatten(2)
+        filters = self.prior.source.decode(self.latents.double()).flatten(2)
         constant = torch.full_like(filters, filters.shape[-1] ** -0.5)
         basis = torch.stack([filters, constant], -1) * self.scales.double()
         gram = basis.mT @ basis

@@ -1,7 +1,7 @@
 """Expectation of any function of one normal variable: the KL of a mean-field normal against any density.
 
 Elementwise: w ~ N(loc, scale^2) for tensors ``loc`` and ``scale`` of one shape, deterministic and
-differentiable. Where there is a closed form, :mod:`topoprior.normal_closed_forms` has it.
+differentiable. Where there is a closed form, :mod:`topoprior.priors.mean_field.closed_forms` has it.
 """
 
 from __future__ import annotations

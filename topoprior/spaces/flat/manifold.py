@@ -138,14 +138,6 @@ class FlatManifold(Covering):
         lattice, cosets = generate_group(pairs)
         return FlatManifold(lattice, cosets[1:])
 
-    def across_coordinates(self, x: Tensor) -> Tensor:
-        """Coordinates of ``x`` along the open directions, (..., n - r)."""
-        return self.group.across_coordinates(x)
-
-    def lattice_coordinates(self, x: Tensor) -> Tensor:
-        """Coordinates of ``x`` in the lattice basis, B^+ x, (..., r)."""
-        return self.group.lattice_coordinates(x)
-
     def wrap(self, x: Tensor) -> Tensor:
         """``x`` modulo the lattice, lattice coordinates in [-1/2, 1/2]."""
         return self.group.wrap(self._check_lift(x))
@@ -160,7 +152,7 @@ class FlatManifold(Covering):
         """The lift with the lexicographically least lattice coordinates in [0, 1)^r."""
         x = self._check_lift(x)
         images = self.sheets(x)
-        coordinates = self.lattice_coordinates(images)
+        coordinates = self.group.lattice_coordinates(images)
         cell = coordinates.floor()
         cell = torch.where(coordinates - cell >= 1, cell + 1, cell)  # -1e-9 rounds up to 1
         images = images - cell @ self.lattice.T.to(x)
@@ -257,7 +249,7 @@ class FlatManifold(Covering):
         away = (x + self.difference(x, y)).unsqueeze(-2) - self.sheets(y)
         sheet = self.wrap(away).square().sum(-1).argmin(-1)  # the one that a lattice vector leads to
         away = away.gather(-2, sheet[..., None, None].expand(*sheet.shape, 1, self.dim)).squeeze(-2)
-        cells = self.lattice_coordinates(away).round() @ self.lattice.T
+        cells = self.group.lattice_coordinates(away).round() @ self.lattice.T
         return affine(self.linear[sheet], self.shift[sheet] + cells)
 
     def cover_path(self, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
@@ -270,11 +262,7 @@ class FlatManifold(Covering):
         return embedding_harmonics(self)
 
     def low_harmonics(self, count: int) -> Harmonics:
-        """The ``count`` lowest; where directions are open, harmonics times one open coordinate are among them.
-
-        Raises:
-            ValueError: Euclidean space, which has none.
-        """
+        """The ``count`` lowest; where directions are open, harmonics times one open coordinate are among them."""
         return Harmonics(self, count + 1, coordinates=self.open_dim > 0).select(slice(1, None))
 
     def eigenspaces(self) -> Iterator[Harmonics]:
