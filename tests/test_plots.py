@@ -123,5 +123,5 @@ def test_persistence_pictures_draw_every_bar():
 
 def test_matplotlib_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match="pip install matplotlib"):
+    with pytest.raises(ImportError, match=r"pip install .topoprior\[plots\]"):
         plots.kernel_grid(klein_kernels, tp.KleinBottle())

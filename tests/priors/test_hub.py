@@ -177,7 +177,7 @@ def test_a_prior_goes_to_the_hub_and_comes_back(hub, tmp_path):
     assert first == "1.0"
     assert refused == ["0 True", "0 True"], "one line, with the name"
     files = _Hub.commits["someone/my-prior"][-1][1]
-    assert set(files) == {"config.json", "model.safetensors", "README.md", "kernels.png"}
+    assert set(files) == {"config.json", "model.safetensors", "README.md", "kernels.png", "training.json"}
     assert files["kernels.png"].startswith(b"\x89PNG")
     card = files["README.md"].decode()
     assert card.startswith("---\nlicense: apache-2.0\n")
