@@ -111,6 +111,18 @@ def test_a_fold_is_left_as_it_was_entered():
         torch.testing.assert_close(net(X[:1]), net(X)[:1])  # one draw takes any number of rows
 
 
+@pytest.mark.parametrize("layer", [tp.BayesLinear(6, 2), tp.BayesConv1d(3, 2, 3), tp.BayesConv2d(3, 2, 3), tp.BayesConvTranspose2d(3, 2, 3)])  # fmt: skip
+def test_one_example_is_no_batch(layer):
+    """To torch's layers an input may have no batch dimension; predictions are of batches."""
+    x = X[0, :, 0] if isinstance(layer, tp.BayesConv1d) else X[0]
+    x = x[0, 0] if isinstance(layer, tp.BayesLinear) else x
+    with pytest.raises(ValueError, match=r"expected a batch, of . dimensions.*x\[None\]"):
+        tp.sample_outputs(layer, x, SAMPLES)
+    assert tp.sample_outputs(layer, x[None], SAMPLES).shape[:2] == (SAMPLES, 1)
+    with tp.frozen_sample(layer):
+        torch.testing.assert_close(layer(x), layer(x[None])[0])
+
+
 # --- TorchScript and torch.export ------------------------------------------------------------
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import topoprior as tp
-from topoprior.priors.registry import prior_names
+from topoprior.priors.registry import _PRIORS, prior_names
+from topoprior.spaces import Harmonics
 
 # --- bad input ---------------------------------------------------------------------------------
 
@@ -72,6 +73,26 @@ def test_what_cannot_be_registered(name, factory, error, message):
     with pytest.raises(error, match=message):
         tp.register_prior(name, factory)
     assert prior_names() == [n for n in prior_names() if n not in ("x", "")]
+
+
+def test_a_factory_of_something_else_is_named():
+    tp.register_prior("x", lambda: 3)
+    try:
+        with pytest.raises(TypeError, match="registered as 'x' makes a int, expected a WeightPrior"):
+            tp.BayesLinear(2, 2, prior="x")
+    finally:
+        del _PRIORS["x"]
+
+
+@pytest.mark.parametrize("size", [(3,), (3, 3), (2, 3, 3)])
+def test_kernels_of_any_dimension(size):
+    """What a prior serves it draws, in the layer of that dimension."""
+    prior = tp.DecoderPrior(Harmonics(tp.Circle(), 5), torch.randn(5, math.prod(size)), size)
+    assert prior.serves((4, 2, *size))
+    assert not prior.serves((4, 2, *size, 3))
+    assert prior.sample((4, 2, *size)).shape == (4, 2, *size)
+    layer = (tp.BayesConv1d, tp.BayesConv2d, tp.BayesConv3d)[len(size) - 1](2, 4, size, prior=prior)
+    assert layer(torch.randn(1, 2, *size)).shape == (1, 4, *[1] * len(size))
 
 
 # --- the package ----------------------------------------------------------------------------------

@@ -165,6 +165,9 @@ def test_errors() -> None:
     K = KleinBottle()
     with pytest.raises(ValueError, match="num_features: expected at least 1, found 0"):
         Harmonics(K, 0)
+    for count in (math.nan, math.inf, 2.5, True, "3"):  # NaN was never enough
+        with pytest.raises(TypeError, match="num_features: expected an int"):
+            Harmonics(K, count)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no periodic direction"):
         Harmonics(Euclidean(2), 3)
     with pytest.raises(ValueError, match="character: expected 2 signs, one a coset, found 3"):
@@ -203,3 +206,14 @@ def test_numbers_of_harmonics_are_whole(count: object) -> None:
 def test_harmonics_of_a_sphere_are_of_another_kind() -> None:
     with pytest.raises(TypeError, match=r"covering: expected a flat manifold, found Sphere\(2\)"):
         Harmonics(Sphere(2), 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("period", [(0.5, 0.0), (0.5, 0.5), (0.3, 0.7), (0.3, 0.7, 0.1)])
+def test_cylinders_of_any_direction_embed_in_few_features(period: tuple[float, ...]) -> None:
+    """A line that closes, along an axis or not: a circle and straight lines, so 2 n + 1 features are enough."""
+    space = FlatManifold([[x] for x in period])
+    assert space.num_features <= 2 * len(period) + 1
+    x = torch.randn(20, len(period), dtype=torch.float64)
+    lifts = x + torch.tensor(period, dtype=torch.float64)
+    close(space.embed(lifts), space.embed(x))
+    close(space.distance(space.retract(space.embed(x)), x), torch.zeros(20, dtype=torch.float64), 1e-6)

@@ -38,6 +38,7 @@ class BayesLayer(RealModule):
     """
 
     _plain: ClassVar[type[nn.Module]] = nn.Module  # torch's layer of the same name
+    _batch_dims = 2  # of an input that is a batch
     use_mean: bool = False
     # Of a replica of nn.DataParallel, which runs in a thread of its own: what its maker's context said.
     _of_maker: InUse | None = None
@@ -169,6 +170,11 @@ class BayesLayer(RealModule):
             )
         if samples == 1:
             return self._compute(input, weight[0], None if bias is None else bias[0], **options)
+        if input.dim() < self._batch_dims:
+            raise ValueError(
+                f"{type(self).__name__}: expected a batch, of {self._batch_dims} dimensions, for each of {samples} draws, found "
+                f"{tuple(input.shape)} in all; x[None] makes a batch of one example"
+            )
         return self._compute_samples(input, weight, bias, **options)
 
     def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> Tensor:

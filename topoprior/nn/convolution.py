@@ -79,6 +79,7 @@ class BayesConvNd(BayesLayer):
         self.padding_mode, self.transposed = plain.padding_mode, plain.transposed
         self._reversed_padding_repeated_twice = plain._reversed_padding_repeated_twice
         self._describe = plain.extra_repr()
+        self._batch_dims = 2 + len(self.kernel_size)
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         has_bias = plain.bias is not None
         self._init_posteriors(

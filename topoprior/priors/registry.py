@@ -83,7 +83,12 @@ def get_prior(prior: str | Path | WeightPrior) -> WeightPrior:
         "cpu"
     ):  # a prior's few numbers are read while a layer is made, on the meta device too
         if str(prior) in _PRIORS:
-            return _PRIORS[str(prior)]()
+            made = _PRIORS[str(prior)]()
+            if not isinstance(made, WeightPrior):
+                raise TypeError(
+                    f"prior: what is registered as {str(prior)!r} makes a {type(made).__name__}, expected a WeightPrior"
+                )
+            return made
         if prior != "" and Path(prior).is_dir():  # Path("") is the current folder
             return load_prior(prior)
     begins = [name for name in prior_names() if prior != "" and name.startswith(f"{prior}-")]
