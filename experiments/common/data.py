@@ -98,7 +98,7 @@ def load(
         data_dir: where torchvision finds its files, or puts them. Not used by the others.
         download: fetch files that are missing from `data_dir`.
         image_size: resize all images to this height and width. Without it images keep their
-            size; images of a folder are resized to the size that most of its training images have.
+            size; images of a folder are resized to the size that most of its training images have, at most 32 pixels a side.
         train_size: use a stratified subset of this many training images (default: all).
         test_size: the same for test images.
         seed: which stratified subset.

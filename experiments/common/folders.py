@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = tuple(sorted(IMAGE_SUFFIXES))
 _ORIENTATION = 0x0112  # tag of EXIF: from 5 on height and width change places
+# Pixels that images keep where no size is asked for, as those of CIFAR: a comparison then takes minutes.
+LARGEST_SIDE = 32
 MOST_PIXELS = 2**26  # a larger image is a mistake, or an attack on the memory
 
 
@@ -71,7 +73,7 @@ class Folder:
         return state.hexdigest()[:16]
 
     def common_size(self) -> tuple[int, int]:
-        """Width and height of most training images; it is noted if others will be resized."""
+        """Width and height of most training images, photographs scaled down; it is noted if images will be resized."""
         sizes = {path: size for path, _ in self.train if (size := _size(path)) is not None}
         if not sizes:
             _unreadable(self.train[0][0])
@@ -83,7 +85,17 @@ class Folder:
                 f"{printable(odd)} is {width}x{height}: {len(sizes) - count} of {len(sizes)} training images are not "
                 f"{size[0]}x{size[1]}, as most are, and will be resized (--image-size sets another size)"
             )
-        return size
+        if max(size) <= LARGEST_SIDE:
+            return size
+        less = (
+            max(1, round(size[0] * LARGEST_SIDE / max(size))),
+            max(1, round(size[1] * LARGEST_SIDE / max(size))),
+        )
+        self.notes.append(
+            f"{self.root}: images are {size[0]}x{size[1]} and will be resized to {less[0]}x{less[1]}, which is quick "
+            "(--image-size sets another size)"
+        )
+        return less
 
 
 def read_folder(root: Path) -> Folder:

@@ -21,6 +21,7 @@ import pandas as pd
 from experiments.common import data as datasets
 from experiments.common import options
 from experiments.common.document import plain_table
+from experiments.common.folders import LARGEST_SIDE
 from experiments.common.metrics import METRICS
 from experiments.common.options import Parser, positive, say, whole
 from experiments.common.store import Run, Store, digest
@@ -139,7 +140,7 @@ def make_parser() -> Parser:
     data(
         "--image-size",
         type=whole,
-        help=f"resize images to so many pixels a side, at least {SMALLEST_IMAGE}; without it as they are, in a folder as most are",
+        help=f"resize images to so many pixels a side, at least {SMALLEST_IMAGE}; without it as they are, in a folder as most are, at most {LARGEST_SIDE}",
     )
 
     compared = parser.add_argument_group("what is compared").add_argument

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from experiments.common import data as datasets
-from experiments.common.data import DataError, load
+from experiments.common.data import DataError, describe, load
 from experiments.common.splits import stratified_indices
 
 ROOT = Path(__file__).parents[3]
@@ -166,6 +166,15 @@ def test_folder_with_colour_and_another_size(tree: Path) -> None:
     torch.testing.assert_close(data.train_images[-1].mean((1, 2)), expected)
     assert (data.train_images[4] * 255).round().unique().tolist() == [100]
     assert load(str(tree), tree, image_size=8).test_images.shape == (4, 3, 8, 8)
+
+
+def test_photographs_of_a_folder_are_scaled_down_unless_a_size_is_asked_for(tree: Path) -> None:
+    for path in tree.rglob("*.png"):
+        write_image(path, (1, 2, 3), (320, 200))
+    assert load(str(tree), tree).test_images.shape[2:] == (20, 32)
+    assert load(str(tree), tree, image_size=100).test_images.shape[2:] == (100, 100)
+    (note,) = describe(str(tree), tree).notes
+    assert "320x200 and will be resized to 32x20" in note
 
 
 def test_folder_subset_reads_only_what_it_needs(tree: Path) -> None:
