@@ -1,5 +1,7 @@
 """The picture of the import graph: levels and arrows by hand, and the package's own order."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("grimp")
@@ -19,4 +21,6 @@ def test_the_package_is_drawn_in_its_order() -> None:
     order = ["utils", "spaces", "kernels", "vae", "priors", "nn"]
     assert [height[room] for room in order] == sorted(height[room] for room in order)
     assert height["utils"] < height["spaces"] < height["kernels"] < height["priors"] < height["nn"]
+    page = (Path(__file__).parents[2] / "docs" / "development" / "index.md").read_text(encoding="utf-8")
+    assert f"{len(graph)} rooms on {len(set(height.values()))} levels" in page, "draw the picture again"
     assert imports.png(imports.picture(graph))[:4] == b"\x89PNG"
