@@ -12,7 +12,6 @@ from torch import Tensor
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _DEVICES = ("cpu", "cuda")
-_ASKS_BY_DEVICE = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 4)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -35,15 +34,9 @@ def without_autocast(function: Callable[_P, _T]) -> Callable[_P, _T]:
     @functools.wraps(function)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _T:
         for device in _DEVICES:
-            if _autocasts(device):
+            if torch.is_autocast_enabled(device):
                 with torch.autocast(device, enabled=False):
                     return wrapper(*args, **kwargs)
         return function(*args, **kwargs)
 
     return wrapper
-
-
-def _autocasts(device: str) -> bool:
-    if _ASKS_BY_DEVICE:
-        return torch.is_autocast_enabled(device)
-    return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
