@@ -244,3 +244,22 @@ def test_priors_layers_theme_tour_and_link(page):
     page.get("about:blank")
     page.get(link)
     np.testing.assert_allclose(_state(page)["kernel"], kernel, atol=1e-3)
+
+
+@needs_browser
+def test_in_a_frame_the_page_says_how_high_it_is(browser, tmp_path):
+    """The site's page makes the frame as high as that, so that nothing is cut off."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    (tmp_path / "page.html").write_bytes(make_page("klein-3x3", tp.get_prior("klein-3x3")))
+    outer = "<script>onmessage = (m) => { document.title = m.data.height; };</script>"
+    outer += '<iframe src="page.html#theme=dark" style="width: 900px; height: 300px"></iframe>'
+    (tmp_path / "outer.html").write_text(outer)
+    browser.get((tmp_path / "outer.html").as_uri())
+    WebDriverWait(browser, 20).until(lambda outside: outside.title.isdigit())
+    said = int(browser.title)
+    browser.switch_to.frame(0)
+    assert said > 300
+    assert abs(browser.execute_script("return document.body.offsetHeight") - said) <= 2
+    assert browser.execute_script("return document.documentElement.classList.contains('dark')")
+    browser.switch_to.default_content()
