@@ -105,6 +105,13 @@ def _hooked() -> torch.nn.Module:
 
 
 _NET = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+
+
+def _uncertified(_: Path) -> None:
+    vae = tp.CoveringVAE(tp.Circle(), (4,), likelihood="gaussian")
+    tp.vae.fit(vae, torch.randn(100, 4), epochs=1, warm=False, progress=False)
+
+
 _TROUBLE = {
     "num_data": lambda _: tp.elbo_loss(torch.zeros(8, 2), torch.zeros(8).long(), tp.BayesLinear(4, 2), 3),
     "no Bayesian layer": lambda _: tp.kl_divergence(_NET),
@@ -120,6 +127,7 @@ _TROUBLE = {
     "sum to 1": lambda _: tp.predictive_entropy(torch.randn(4, 8, 2)),
     "left deterministic": lambda _: tp.to_bayesian(_hooked()),
     "changed": _changed,
+    "is not certified": _uncertified,
     "does not describe": _other,
 }
 
