@@ -11,6 +11,7 @@ from torch import Tensor
 from topoprior.topology.certificate import Certificate
 
 COST, UNEXPLAINED = 0.1, 0.02  # of a fit that is one, at most
+HOPELESS = 0.25  # a cost, after some rounds of search, beside what may be left empty
 _OBJECTED = 0.2  # what an objection costs, or that no certificate was made
 _EMPTY = 0.5  # of a closed space may be without data, if all its loops are there
 
@@ -79,6 +80,11 @@ class Fit(NamedTuple):
         what speaks where there are no loops, and along open directions.
         """
         return self.objections == "" and self.cost - self.uncovered < COST
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it costs more than .25 beside what data may leave empty: further rounds of a search seldom help."""
+        return self.cost - min(self.uncovered, _EMPTY) > HOPELESS
 
     @property
     def fits(self) -> bool:

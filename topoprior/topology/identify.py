@@ -15,9 +15,9 @@ from topoprior.spaces.spherical.manifold import Sphere, SphericalSpaceForm
 from topoprior.spaces.spherical.named import RealProjectiveSpace
 from topoprior.topology.certificate import check_latents, neighbour_complex
 from topoprior.topology.features import spectral_features
-from topoprior.topology.fit import Fit, WarmStart
+from topoprior.topology.fit import HOPELESS, Fit, WarmStart
 from topoprior.topology.graph import graph_spectrum
-from topoprior.topology.spectral import EXPLAINED, EXTRA, HOPELESS, PATIENCE, fit_covering
+from topoprior.topology.spectral import EXPLAINED, EXTRA, PATIENCE, fit_covering
 from topoprior.utils.checks import check_data, check_int
 from topoprior.utils.plain import on_cpu
 

@@ -25,7 +25,7 @@ EXPLAINED = 10  # eigenvectors that have to be functions of the latents
 _NEIGHBOURS = 4
 _PROBES = 200
 _GOOD = 0.06  # cost of a fit where no certificate ends the search: without loops, and along open directions
-HOPELESS, PATIENCE = 0.25, 6  # a best cost above this after so many rounds ends it too
+PATIENCE = 6  # rounds, after which a best fit that is hopeless ends it too
 _FEW = 100  # data that can hardly have a certificate
 _EMPTY = 20.0  # a ball is empty by chance with probability e^-20 where data are uniform
 # Successive halving: (starts kept, alternations, rows of data, points of the space).
@@ -51,8 +51,8 @@ def fit_covering(
     F: data are rarely isometric to the space, so the wanted functions need not be the first ones; among
     equal fits low eigenvalues win.
 
-    Repeats until a fit is certified, at most ``rounds`` times; six times where no fit costs less than .25, as
-    on a wrong space, or where a certified one costs more than .1. A third of the rounds succeed on Klein kernels and on Moebius bands, nearly all on tori.
+    Repeats until a fit is certified, at most ``rounds`` times; six times where no fit costs less than .25
+    beside what data leave empty, or where a certified one costs more than .1. A third of the rounds succeed on Klein kernels and on Moebius bands, nearly all on tori.
 
     Args:
         eigenvalues: of the columns, (E,); default all equal.
@@ -87,9 +87,7 @@ def fit_covering(
                 break
         assert best is not None
         late, good = turn + 1 >= PATIENCE, COST if loops and closed else _GOOD
-        if (best.certified and (late or best.cost < good)) or (
-            late and best.cost - best.uncovered > HOPELESS
-        ):
+        if (best.certified and (late or best.cost < good)) or (late and best.hopeless):
             break
     assert best is not None
     if best.defects is None:
