@@ -179,6 +179,15 @@ def test_what_is_not_compact_or_has_no_loops():
     assert not certify(points, points[torch.randperm(300)], sphere).certified
 
 
+@pytest.mark.parametrize("name", ["klein-natural-3x3", "klein-3x3", "circle-3x3"])
+def test_shipped_decoders_embed_their_space(name):
+    """Neighbours among the kernels are neighbours on the space, and no two places have the same kernel."""
+    prior = tp.get_prior(name)
+    z = uniform(prior.covering, 1200)
+    found = certify(prior.decode(z), z, prior.covering)
+    assert found.certified, str(found)
+
+
 def test_too_few_data_and_pieces_are_said():
     z = uniform(K, 40)
     few = certify(K.embed(z), z, K)

@@ -89,7 +89,7 @@ NEITHER = {
 def test_what_is_none_of_the_candidates_is_said_to_be_none(name):
     x = NEITHER[name]()
     x = x if name in ("blob", "ball") else bent(x, torch.Generator().manual_seed(2))
-    found = identify_covering(x, landmarks=800, rounds=2)
+    found = identify_covering(x, landmarks=600, rounds=1)
     assert not found.conclusive, str(found)
     assert "None of these fits the data" in str(found)
 
@@ -103,7 +103,7 @@ def test_with_other_maps_and_seeds(name, seed):
     assert identify_covering(x).name == name
 
 
-@pytest.mark.parametrize("name", ["published", "klein"])
+@pytest.mark.parametrize("name", ["klein", pytest.param("published", marks=pytest.mark.slow)])
 def test_klein_circles_live_on_the_klein_bottle(name):
     """And homology, of degree 1 as 900 pixels are slow to compare, agrees."""
     pytest.importorskip("ripser")
