@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from topoprior.nn.weights_in_use import ROWS, Draws, InUse, Unfoldable, tell, told
+from topoprior.nn.weights_in_use import Draws, InUse, Unfoldable, rows_of_pass, tell, told
 from topoprior.priors.base import WeightPosterior, WeightPrior
 from topoprior.priors.delta import posterior_of
 from topoprior.priors.mean_field.base import Gaussian
@@ -158,12 +158,12 @@ class BayesLayer(RealModule):
             return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), named)
         drawn = self.drawn
         if drawn is None:
-            if ROWS.get() and not (self._in_use().use_mean or self.is_point):
+            if rows_of_pass() and not (self._in_use().use_mean or self.is_point):
                 raise Unfoldable(f"{type(self).__name__}: drew one weight in a pass of several draws")
             return self._compute(input, *self.draw(), **options)
         weight, bias = drawn
         samples = weight.shape[0]
-        if input.shape[0] % max(samples, ROWS.get()):
+        if input.shape[0] % max(samples, rows_of_pass()):
             raise Unfoldable(
                 f"input: expected a multiple of {samples} rows, a batch for each draw in `drawn`, "
                 f"found shape {tuple(input.shape)}"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 Draws: TypeAlias = tuple[Tensor, "Tensor | None"]
@@ -29,6 +30,12 @@ class Unfoldable(ValueError):
 
 #: The rows of the pass with several draws that this context is in; 0 outside of one.
 ROWS: ContextVar[int] = ContextVar("topoprior.rows", default=0)
+
+
+def rows_of_pass() -> int:
+    """:data:`ROWS`; 0 in what torch.compile makes, which would be made anew for every number of rows."""
+    return 0 if torch.compiler.is_compiling() else ROWS.get()
+
 
 # Never changed in place: whoever reads a mapping keeps it. None in place of an empty one.
 _IN_USE: ContextVar[Mapping[nn.Module, InUse] | None] = ContextVar("topoprior.weights_in_use", default=None)
