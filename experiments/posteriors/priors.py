@@ -96,7 +96,7 @@ def configs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     settings = {k: max(4, round(v * args.budget)) if k in _COUNTS else v for k, v in settings.items()}
     for seed, n, name in product(seeds, args.n, args.datasets):
         gains = GAINS if args.select else [args.last_gain or CHOSEN[name]]
-        for gain, prior, chain in product(gains, args.priors, range(2 if args.select else args.chains)):
+        for gain, chain, prior in product(gains, range(2 if args.select else args.chains), args.priors):
             yield {
                 "role": "selection" if args.select else "reported", "dataset": name, "prior": prior, "seed": seed,
                 "n": n, "chain": chain, "size": args.size, "test": args.test, "last_gain": gain, "settings": settings,

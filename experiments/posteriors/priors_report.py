@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ LADDER = [("twin", "gaussian"), ("linear", "twin")]
 SETS = {"mnist": "MNIST", "embedded": "Fashion-MNIST subset"}
 PLACES = ["dataset", "n"]
 _CELL = ["dataset", "n", "seed", "prior", "size", "test", "last_gain"]
+_CHAIN = [name for name in [*_CELL, "chain"] if name != "prior"]
 _MOST_R_HAT = 1.1
 _DIGITS = {"accuracy": 3, "nll": 3, "ece": 3, "r_hat": 2, "ess": 0, "temperature": 3, "halves_apart": 3}
 
@@ -91,15 +93,22 @@ def compared(table: pd.DataFrame, measure: str, pairs: list[tuple[str, str]]) ->
     return rows
 
 
-def complete(table: pd.DataFrame) -> pd.DataFrame:
-    """The splits that have as many chains of every prior, so that no prior is judged by easier images than another."""
-    kept = []
-    for _, some in table.groupby(PLACES, sort=False):
-        priors, most = set(some["prior"]), some["chains"].max() + some["diverged"].max()
-        for _, split in some.groupby("seed"):
-            done = split[split["chains"] + split["diverged"] >= most]
-            kept.append(split if set(done["prior"]) == priors else split.iloc[:0])
-    return pd.concat(kept, ignore_index=True) if kept else table
+def paired(runs: Sequence[Run]) -> list[Run]:
+    """The chains that every prior of their set and size has, at least two a cell: no prior is judged by more chains than another,
+    nor by easier images."""
+    kept = [run for run in runs if run.config["role"] == "reported"]
+    priors: dict[tuple[Any, ...], set[str]] = {}
+    have: dict[tuple[Any, ...], set[str]] = {}
+    for run in kept:
+        priors.setdefault(_key(run, PLACES), set()).add(run.config["prior"])
+        have.setdefault(_key(run, _CHAIN), set()).add(run.config["prior"])
+    kept = [run for run in kept if have[_key(run, _CHAIN)] == priors[_key(run, PLACES)]]
+    counts = Counter(_key(run, _CELL) for run in kept)
+    return [run for run in kept if counts[_key(run, _CELL)] > 1]
+
+
+def _key(run: Run, names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(run.config[name] for name in names)
 
 
 # --- the page --------------------------------------------------------------------------------
@@ -108,7 +117,8 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
 def report(table: pd.DataFrame, selection: pd.DataFrame) -> Document:
     page = Document("Does the prior help under the posterior?")
     for (name, n), some in table.groupby(PLACES, sort=False):
-        seeds = ", ".join(map(str, sorted(some["seed"].unique())))
+        chains = some.groupby("seed")["chains"].min()
+        seeds = ", ".join(f"{seed} ({count} chains)" for seed, count in chains.items())
         page.heading(f"{SETS[name]}, n = {n}")
         page.text(
             f"Splits {seeds}; last layer's gain {some['last_gain'].iloc[0]:g}. Means, ± half the 95% interval over splits."
@@ -242,9 +252,8 @@ def forest(nll: pd.DataFrame, accuracy: pd.DataFrame) -> Any:
 def write(store: Store, folder: Path) -> Path:
     """report.md, runs.csv with a row a cell, forest.png."""
     runs = list(store)
-    table, selection = cells(runs), cells(runs, "selection")
+    table, selection = cells(paired(runs)), cells(runs, "selection")
     if not len(table):
-        raise ValueError(f"--output: no reported runs in {store.folder} yet")
+        raise ValueError(f"--output: no reported runs with two chains of every prior in {store.folder} yet")
     write_csv(folder / "runs.csv", table)
-    page = report(complete(table), selection)
-    return page.write(folder)
+    return report(table, selection).write(folder)

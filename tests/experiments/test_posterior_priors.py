@@ -50,13 +50,13 @@ def test_two_workers_give_the_numbers_of_one(tmp_path):
     torch.testing.assert_close(torch.tensor(one), torch.tensor(two), atol=1e-4, rtol=0)
 
 
-def test_splits_that_are_not_complete_are_left_out():
-    rows = [
-        {"dataset": "mnist", "n": 100, "seed": seed, "prior": prior, "chains": chains, "diverged": 0}
-        for seed, prior, chains in [(0, "a", 4), (0, "b", 4), (1, "a", 4), (1, "b", 3), (2, "a", 4)]
-    ]
-    found = priors_report.complete(pd.DataFrame(rows))
-    assert found["seed"].tolist() == [0, 0]
+def test_what_some_prior_lacks_is_left_out():
+    made = {(0, "a"): 4, (0, "b"): 3, (1, "a"): 4, (1, "b"): 1, (2, "a"): 4}
+    common = {"role": "reported", "dataset": "mnist", "n": 100, "size": 14, "test": 9, "last_gain": 4.0}
+    runs = [Run({**common, "seed": seed, "prior": prior, "chain": c}, {}, {})
+            for (seed, prior), chains in made.items() for c in range(chains)]  # fmt: skip
+    found = [(r.config["seed"], r.config["prior"], r.config["chain"]) for r in priors_report.paired(runs)]
+    assert found == [(0, p, c) for p in "ab" for c in range(3)]
 
 
 def test_holm_is_over_the_whole_family():
@@ -97,7 +97,7 @@ def test_bad_arguments(tmp_path, capsys):
         (["--datasets", "mnist"], "--data: mnist wants the folder"),
         (["--size", "7"], "--size 7: choose from 14, 28"),
         (["-n", "15"], "-n 15: give a multiple of 10"),
-        (["--report", str(tmp_path / "r")], "no reported runs"),
+        (["--report", str(tmp_path / "r")], "no reported runs with two chains"),
     ]:
         with pytest.raises(SystemExit):
             priors.main([*SMALL, "--output", str(tmp_path / "none"), *arguments])
