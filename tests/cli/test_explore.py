@@ -236,7 +236,7 @@ def test_priors_layers_theme_tour_and_link(page):
     page.find_element("id", "theme").click()
     assert page.execute_script("return document.documentElement.classList.contains('dark')")
     page.find_element("id", "next").click()
-    WebDriverWait(page, 20).until(
+    WebDriverWait(page, 120).until(
         lambda p: "v=0.5000" in p.current_url, "the first step of the tour ends there"
     )
     assert "theme=dark" in page.current_url
@@ -256,7 +256,7 @@ def test_in_a_frame_the_page_says_how_high_it_is(browser, tmp_path):
     outer += '<iframe src="page.html#theme=dark" style="width: 900px; height: 300px"></iframe>'
     (tmp_path / "outer.html").write_text(outer)
     browser.get((tmp_path / "outer.html").as_uri())
-    WebDriverWait(browser, 20).until(lambda outside: outside.title.isdigit())
+    WebDriverWait(browser, 120).until(lambda outside: outside.title.isdigit())
     said = int(browser.title)
     browser.switch_to.frame(0)
     assert said > 300
