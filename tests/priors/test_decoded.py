@@ -203,7 +203,7 @@ def test_fixed_kernels_project_by_least_squares():
     before = posterior.latents.clone()
     posterior.project_(weight)
     assert torch.equal(posterior.latents, before)
-    filters = posterior.prior.decoder.decode(before).flatten(2)
+    filters = posterior.prior.source.decode(before).flatten(2)
     basis = torch.stack([filters, torch.full_like(filters, 1 / 3)], -1)
     solution = torch.linalg.lstsq(basis, weight.flatten(2)[..., None]).solution
     torch.testing.assert_close(posterior.mean().flatten(2), (basis @ solution).squeeze(-1))
