@@ -248,7 +248,7 @@ def test_a_fit_without_loops_says_what_refuses_it(uncovered, residual, says):
     fit = Fit(
         torch.empty(0, 2), residual=residual, unexplained=0.0, torn=0.0, uncovered=uncovered, energy=0.0
     )
-    certificate = Certificate(torch.empty(0, 3, dtype=torch.long), 100, True, 1, 0.0, False)
+    certificate = Certificate(torch.empty(0, 3, dtype=torch.long), 100, True, 0.0, 1, 0.0, False)
     text = str(fit.checked(certificate, closed=True))
     assert text.endswith(says)
     assert text.count("the fit costs") == says.count("the fit costs")
