@@ -199,7 +199,9 @@ def _differences(page: Document, table: pd.DataFrame) -> None:
     if not len(nll):
         return
     page.picture(
-        "forest.png", png(forest(nll, accuracy)), "The announced differences with their 95% intervals."
+        "forest.png",
+        png(forest(nll, accuracy)),
+        "The announced differences with their 95% intervals; a point without one is of a single split.",
     )
     ladder = [
         _rows(compared(table, "nll", [pair]), compared(table, "accuracy", [pair]), False) for pair in LADDER
