@@ -169,8 +169,9 @@ class CoveringVAE(RealModule):
         Example:
             >>> import topoprior as tp
             >>> vae = tp.CoveringVAE(tp.Circle(), (2,), likelihood="gaussian")
-            >>> print(vae.certify(tp.Circle().embed(torch.rand(100, 1))).onto)  # not trained
-            False
+            >>> found = vae.certify(tp.Circle().embed(torch.rand(100, 1)))  # of an encoder that is not trained
+            >>> found.pieces, found.triangles > 0
+            (1, True)
         """
         check_data("x", x, shape=self.data_shape)
         check_int("landmarks", landmarks)
