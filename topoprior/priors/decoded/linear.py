@@ -110,14 +110,15 @@ class LinearDecoder(KernelDecoder):
 
 
 def linear_decoder(prior: DecoderPrior | Path | str) -> DecoderPrior:
-    r"""The control of a decoder prior that keeps its product and its moments and drops its space:
+    r"""The control of a decoder prior that keeps its product and its second moments and drops its space:
 
     .. math:: w_{oi} = \alpha_{oi} \textstyle\sum_j z_{oij} b_j + \beta_{oi}\, 1 / \sqrt{k}, \quad z \sim N(0, I)
 
     The decoder g(z) = h(z) C is linear in harmonics h of a closed space, which are orthonormal: E h h^T = I. Here
     independent standard normal weights stand in their place, on the same basis kernels b_j, the rows of C. Amplitude times shape, scales,
     mean, covariance and the span of kernels are those of ``prior``; what is gone is that the shapes are a closed surface in the span, of
-    less dimension than it. So ``prior`` beside this control says what that surface does, and this control beside :func:`topoprior.moment_matched`
+    less dimension than it, and the law of their lengths: the squared coefficient of variation of |g|^2 is .15 for "klein-3x3", .50 here. So ``prior``
+    beside this control says what that surface and its lengths do, and this control beside :func:`topoprior.moment_matched`
     (Gaussian weights without the common factor alpha) what one amplitude for a whole kernel does: it makes small kernels, and large ones, likelier.
 
     For a decoder of another kind, or with more harmonics than pixels, the b_j are the rows of the symmetric root of E g g^T.
