@@ -24,6 +24,7 @@ from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.utils.files import check_writable, write_atomically
 
 MOST = 1_000_000  # bytes of the page
+_SCRIPTS = ("space.js", "drawing.js", "posterior.js", "page.js")  # one scope, in this order
 _OTHERS = (
     "klein-3x3",
     "klein-natural-3x3",
@@ -91,14 +92,16 @@ def make_page(name: str, prior: WeightPrior, network: dict[str, Any] | None = No
                 priors.append(described)
     data = json.dumps({"priors": priors, "network": network}, separators=(",", ":"))
     folder = resources.files("topoprior.cli") / "page"
-    page = (folder / "explorer.html").read_text(encoding="utf-8")
+
+    def read(name: str) -> str:
+        return (folder / name).read_text(encoding="utf-8")
+
+    page = read("explorer.html")
     for mark, text in (
-        ("/*STYLE*/", (folder / "explorer.css").read_text(encoding="utf-8")),
-        ("/*SCRIPT*/", (folder / "explorer.js").read_text(encoding="utf-8")),
-        (
-            "/*DATA*/",
-            data.replace("<", "\\u003c"),
-        ),  # nothing in the data, such as a layer's name, ends the script
+        ("/*STYLE*/", read("explorer.css")),
+        ("/*SCRIPT*/", "".join(map(read, _SCRIPTS))),
+        # Nothing in the data, such as a layer's name, ends the script.
+        ("/*DATA*/", data.replace("<", "\\u003c")),
     ):
         page = page.replace(mark, text)
     found = page.encode()
