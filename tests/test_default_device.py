@@ -128,3 +128,30 @@ def test_scores(given):
     distances = torch.cdist(given["x"], given["x"])
     with torch.device("meta"):
         assert trustworthiness(distances, distances) == 1
+
+
+@pytest.mark.parametrize("name", ["klein-3x3", "klein-5x5", "euclidean-3x3", "klein-fixed", "gaussian"])
+def test_weights_of_every_prior_are_drawn_under_other_defaults(name):
+    prior = tp.get_prior(name)
+    shape = (2, 3, 5, 5) if name == "klein-5x5" else (2, 3, 3, 3)
+    with torch.device("meta"):
+        assert prior.sample(shape).device.type == "meta"
+        covariance = prior.kernel_covariance(shape)
+    torch.testing.assert_close(covariance, prior.kernel_covariance(shape))
+
+
+@pytest.mark.parametrize("make", [tp.moment_matched, tp.linear_decoder])
+def test_controls_under_other_defaults(make):
+    expected = make("klein-3x3").kernel_covariance((2, 3, 3, 3))
+    with torch.device("meta"):
+        control = make("klein-3x3")
+        assert control.sample((2, 3, 3, 3)).device.type == "meta"
+        torch.testing.assert_close(control.kernel_covariance((2, 3, 3, 3)), expected)
+        layer = tp.BayesConv2d(3, 2, 3, prior=control)
+        assert layer(torch.empty(1, 3, 5, 5)).shape == (1, 2, 3, 3)
+    torch.manual_seed(0)
+    single = control.sample((2, 3, 3, 3))
+    with double():
+        torch.manual_seed(0)
+        assert control.sample((2, 3, 3, 3)).dtype == torch.float64
+    assert single.dtype == torch.float32

@@ -160,3 +160,34 @@ def test_first_use_of_a_law_in_inference_mode(kind: str) -> None:
     (kl_divergence(q, UniformOn(K)) + cover_kl(q, UniformOn(K)) + q.log_prob(torch.zeros(2))).backward()
     assert value.grad is not None
     assert value.grad.isfinite().all()
+
+
+def test_infinitely_wide_laws_are_refused() -> None:
+    for scale in (math.inf, torch.tensor([math.inf, 0.1])):
+        with pytest.raises(ValueError, match="scale"):
+            WrappedNormal(K, 0.0, scale)
+    with pytest.raises(ValueError, match="scale_tril"):
+        WrappedNormal(K, 0.0, scale_tril=torch.tensor([[math.inf, 0.0], [0.0, 1.0]]))
+    with pytest.raises(ValueError, match="scale"):
+        PowerSpherical(POLE, math.inf)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_the_density_of_no_point_is_nan_without_validation(bad: float) -> None:
+    for law in (
+        UniformOn(K, validate_args=False),
+        UniformOn(Sphere(2), validate_args=False),
+        WrappedNormal(K, 0.0, 0.2, validate_args=False),
+        PowerSpherical(POLE, 2.0, validate_args=False),
+    ):
+        points = torch.zeros(2, *law.event_shape)
+        points[:, -1] = 1
+        points[0, 0] = bad
+        found = law.log_prob(points)
+        assert found[0].isnan()
+        assert found[1].isfinite()
+
+
+def test_a_dtype_of_8_bits_is_refused() -> None:
+    with pytest.raises(TypeError, match="dtype: expected a dtype of real numbers"):
+        UniformOn(Torus(1), dtype=torch.float8_e4m3fn)

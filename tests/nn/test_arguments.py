@@ -71,6 +71,8 @@ Q = torch.distributions.Normal(0.0, 1.0)
         (ValueError, "output: .*found 'logits'", lambda: tp.predict(NET, X, output="logits")),
         (ValueError, "output= picks one of 0 to 1", lambda: tp.predict(nn.LSTM(4, 3), X)),
         (ValueError, "step", lambda: tp.kl_warmup(-1, 10)),
+        (ValueError, "step", lambda: tp.kl_warmup(math.nan, 10)),
+        (TypeError, "step", lambda: tp.kl_warmup("3", 10)),
         (ValueError, "num_steps", lambda: tp.kl_warmup(1, 0)),
         (ValueError, "start", lambda: tp.kl_warmup(1, 10, start=2)),
         (ValueError, "schedule.*'sine'", lambda: tp.kl_warmup(1, 10, schedule="sine")),

@@ -117,3 +117,16 @@ def test_what_goes_wrong_leaves_everything_as_it_was():
     with pytest.raises(TypeError, match="model: expected"):
         tp.update_bn(None, [])
     tp.update_bn(nn.Linear(2, 2), [])
+
+
+def test_a_batch_without_rows_counts_for_nothing():
+    net, x = make(), torch.randn(4, 2, 6, 6)
+    with tp.posterior_mean(net):
+        tp.update_bn(net, [x])
+        expected = net[1].running_mean.clone()
+        tp.update_bn(net, [x[:0], x, (x[:0], torch.empty(0))])
+    torch.testing.assert_close(net[1].running_mean, expected)
+    assert int(net[1].num_batches_tracked) == 1
+    with pytest.raises(ValueError, match="loader: expected batches, found none"):
+        tp.update_bn(net, [x[:0]])
+    torch.testing.assert_close(net[1].running_mean, expected)

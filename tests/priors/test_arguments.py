@@ -176,3 +176,33 @@ def test_weights_that_cannot_be_projected(name, family):
     with pytest.raises(ValueError, match="weight: expected shape"):
         posterior.project_(weight[:1])
     assert torch.equal(posterior.mean(), before)
+
+
+@pytest.mark.parametrize(
+    "name", ["gaussian", "correlated-gaussian", "klein-3x3", "klein-fixed", "log-uniform"]
+)
+def test_a_width_that_is_none_changes_nothing(name):
+    posterior = tp.get_prior(name).posterior((2, 3, 3, 3))
+    before = {key: value.clone() for key, value in posterior.state_dict().items()}
+    for std in (math.nan, 0.0, -1.0):
+        with pytest.raises(ValueError, match="std: expected a positive number"):
+            posterior.narrow_(std)
+    assert all(torch.equal(value, before[key]) for key, value in posterior.state_dict().items())
+
+
+def test_the_density_of_no_number_is_not_known():
+    found = tp.LogUniform().log_prob(torch.tensor([math.nan, 0.05, math.inf]), torch.tensor(0.1))
+    assert found[0].isnan()
+    assert found[1].isfinite()
+    assert found[2] == -math.inf
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3, 3), (3, 0, 3, 3)])
+@pytest.mark.parametrize("make", [tp.get_prior, tp.moment_matched, tp.linear_decoder, tp.FixedKernels])
+def test_weights_of_no_channels(make, shape):
+    prior = make("klein-3x3")
+    assert prior.sample(shape).shape == shape
+    posterior = prior.posterior(shape)
+    assert posterior.rsample((2,)).shape == (2, *shape)
+    posterior.project_(torch.zeros(shape))
+    assert posterior.kl() == 0

@@ -56,3 +56,38 @@ def test_gradients_of_distances_at_a_point_are_zero() -> None:
         space.distance(x, x.detach()).backward()
         assert x.grad is not None
         assert x.grad.tolist() == [0.0] * len(point)
+
+
+@every_space
+def test_no_point_has_infinite_features(name: str) -> None:
+    space = space_named(name)
+    features = space.embed(space.generic_points(2))
+    features[0, 0] = math.inf
+    found = space.retract(features)
+    assert not found[0].isfinite().all()
+    assert found[1].isfinite().all()
+
+
+@every_space
+def test_the_deck_transformation_to_an_unknown_point_is_not_known(name: str) -> None:
+    space = space_named(name)
+    x, y = space.generic_points(2)
+    for bad in (math.nan, math.inf):
+        unknown = y.clone()
+        unknown[0] = bad
+        assert not space.nearest_deck(x, unknown).isfinite().all()
+    assert space.nearest_deck(x, y).isfinite().all()
+
+
+@every_space
+def test_deck_transformations_and_tangents_want_lifts(name: str) -> None:
+    space = space_named(name)
+    x = space.generic_points(1)
+    assert space.generic_points(0).shape == (0, space.cover_dim)
+    for ask in (space.nearest_deck, space.tangent):
+        with pytest.raises(TypeError, match="x: expected a torch.Tensor of real numbers"):
+            ask(x.tolist(), x)
+        with pytest.raises(ValueError, match="x: expected shape"):
+            ask(torch.tensor(1.0), x)
+    whole = torch.ones(2, space.cover_dim, dtype=torch.long)
+    torch.testing.assert_close(space.tangent(whole, whole), space.tangent(whole.float(), whole.float()))

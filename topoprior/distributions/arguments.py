@@ -50,37 +50,39 @@ class _Vector(constraints.Constraint):
         return f"Vector({self.entry!r})"
 
 
-real_vector, positive_vector = _Vector(constraints.real), _Vector(constraints.positive)
+class _Finite(constraints.Constraint):
+    """Numbers that are finite, and positive if asked: a normal about infinity, or infinitely wide, wrapped is no law."""
+
+    def __init__(self, positive: bool) -> None:
+        self.positive = positive
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        return value.isfinite() & (value > 0) if self.positive else value.isfinite()
+
+    def __repr__(self) -> str:
+        return "FinitePositive()" if self.positive else "Finite()"
+
+
+finite_positive = _Finite(positive=True)
+real_vector = _Vector(constraints.real)
+finite_vector, positive_vector = _Vector(_Finite(positive=False)), _Vector(finite_positive)
 
 
 class _LowerCholesky(constraints.Constraint):
-    """torch's own, also where the batch is empty."""
+    """torch's own, of finite numbers, also where the batch is empty."""
 
     event_dim = 2
 
     def check(self, value: Tensor) -> Tensor:
-        return (value.tril() == value).all(-1).all(-1) & (value.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
+        triangular = ((value.tril() == value) & value.isfinite()).all(-1).all(-1)
+        return triangular & (value.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
 
     def __repr__(self) -> str:
         return "LowerCholesky()"
 
 
 lower_cholesky = _LowerCholesky()
-
-
-class _FiniteVector(constraints.Constraint):
-    """Vectors of finite numbers: a normal about infinity, wrapped, is no law."""
-
-    event_dim = 1
-
-    def check(self, value: Tensor) -> Tensor:
-        return value.isfinite().all(-1)
-
-    def __repr__(self) -> str:
-        return "FiniteVector()"
-
-
-finite_vector = _FiniteVector()
 
 
 def at_least_single(dtype: torch.dtype) -> torch.dtype:

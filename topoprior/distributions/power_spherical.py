@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
-from topoprior.distributions.arguments import at_least_single, tensors
+from topoprior.distributions.arguments import at_least_single, finite_positive, tensors
 from topoprior.distributions.uniform import UniformOn
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm
 from topoprior.utils.checks import real_tensor
@@ -55,7 +55,7 @@ class PowerSpherical(Distribution):
     """
 
     has_rsample = True
-    arg_constraints = {"loc": unit_vector, "scale": constraints.positive}
+    arg_constraints = {"loc": unit_vector, "scale": finite_positive}
     support = unit_vector
 
     def __init__(self, loc: Tensor, scale: Tensor | float, validate_args: bool | None = None) -> None:
@@ -128,6 +128,7 @@ class PowerSpherical(Distribution):
         loc, scale = self._computed()
         log_norm = _log_ratio(scale + beta, beta) - 2 * beta * math.log(2) - beta * math.log(math.pi)
         # log((1 + mu . x) / 2), by |x - mu| near the mode and by |x + mu| near its antipode.
+        value = torch.where(value.isinf(), math.nan, value)  # no point has a density there
         near = ((value - loc).square().sum(-1) / 4).clamp(max=0.75)
         far = ((value + loc).square().sum(-1) / 4).clamp_min(torch.finfo(value.dtype).tiny)
         return (log_norm + scale * torch.where(far > 0.5, (-near).log1p(), far.log())).to(dtype)

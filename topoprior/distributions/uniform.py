@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from topoprior.distributions.arguments import real_vector
 from topoprior.spaces.covering import Covering
 from topoprior.utils.checks import real_tensor
+from topoprior.utils.real_module import REAL_DTYPES
 
 
 class UniformOn(Distribution):
@@ -48,7 +49,7 @@ class UniformOn(Distribution):
             raise ValueError(f"covering: {covering!r} is not compact: it carries no uniform distribution")
         self.covering = covering
         self.dtype = dtype or torch.get_default_dtype()
-        if not isinstance(self.dtype, torch.dtype) or not self.dtype.is_floating_point:
+        if self.dtype not in REAL_DTYPES:
             raise TypeError(f"dtype: expected a dtype of real numbers, found {self.dtype}")
         # Not asked for here: torch.get_default_device() cannot be compiled.
         self.device = None if device is None else torch.device(device)
@@ -71,7 +72,8 @@ class UniformOn(Distribution):
             self._validate_sample(value)
         value = real_tensor("value", value)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        return value.new_full(shape, -math.log(self.covering.volume))
+        known = value.isfinite().all(-1).expand(shape)  # the density of no point is not known
+        return torch.where(known, value.new_tensor(-math.log(self.covering.volume)), math.nan)
 
     def __repr__(self) -> str:
         batch = f", batch_shape={tuple(self.batch_shape)}" if self.batch_shape else ""

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from topoprior.utils.checks import real_data, real_tensor
 from topoprior.utils.plain import on_cpu
 
 # The order of Lee et al., frequencies (across, down); larger patches: by degree.
@@ -25,6 +26,7 @@ def contrast(patches: Tensor) -> Tensor:
         >>> round(contrast(torch.tensor([[0.0, 1.0], [0.0, 1.0]])).item() ** 2, 4)
         2.0
     """
+    patches = real_tensor("patches", patches)
     return (
         patches.diff(dim=-1).square().sum((-1, -2)) + patches.diff(dim=-2).square().sum((-1, -2))
     ).sqrt()
@@ -64,7 +66,8 @@ def dct_coordinates(patches: Tensor) -> Tensor:
         >>> torch.allclose(dct_coordinates(patch).norm(), contrast(patch))
         True
     """
-    size = patches.shape[-1]
+    patches = real_tensor("patches", patches)
+    size = patches.shape[-1] if patches.dim() else 0
     if patches.dim() < 2 or patches.shape[-2] != size:
         raise ValueError(f"patches: expected shape (..., k, k), found {tuple(patches.shape)}")
     basis = dct_basis(size)
@@ -75,6 +78,7 @@ def dct_coordinates(patches: Tensor) -> Tensor:
 @on_cpu
 def from_dct(coordinates: Tensor) -> Tensor:
     """Patches (..., k, k) of given coordinates (..., k^2 - 1)."""
+    coordinates = real_tensor("coordinates", coordinates)
     size = math.isqrt(coordinates.shape[-1] + 1)
     if size < 2 or size * size != coordinates.shape[-1] + 1:
         raise ValueError(f"coordinates: expected k^2 - 1 of them, such as 8, found {coordinates.shape[-1]}")
@@ -86,12 +90,17 @@ def normalized_patches(patches: Tensor, keep: float = 1.0) -> Tensor:
 
     Patches without any contrast are dropped.
 
+    Raises:
+        TypeError: no tensor of real numbers.
+        ValueError: no patches, NaN or infinity among them, a fraction outside (0, 1].
+
     Example:
         >>> flat, edge = torch.zeros(3, 3), torch.tensor([[1.0, 0.0, -1.0]]).expand(3, 3)
         >>> contrast(normalized_patches(torch.stack([flat, 5 * edge]))).round(decimals=4)
         tensor([1.])
     """
     _check_fraction("keep", keep)
+    patches = real_data("patches", patches)
     size = contrast(patches)
     count = max(1, round(keep * len(patches)))
     chosen = size.topk(count).indices.sort().values

@@ -25,10 +25,12 @@ def unit_kernels(kernels: Tensor) -> tuple[Tensor, Tensor]:
     """Kernels (N, k, k) mean-free and of contrast 1, flat ones left out; and which were kept, (N,).
 
     Raises:
-        ValueError: another shape, or all are flat.
+        ValueError: another shape, NaN or infinity, or all are flat.
     """
+    kernels = real_tensor("kernels", kernels)
     if kernels.dim() != 3 or kernels.shape[1] != kernels.shape[2] or kernels.shape[1] < 2:
         raise ValueError(f"kernels: expected shape (N, k, k), found {tuple(kernels.shape)}")
+    check_values("kernels", kernels)
     size = contrast(kernels)
     kept = size > 1e-6 * size.amax() if len(size) else size > 0
     if not kept.any():

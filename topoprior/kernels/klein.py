@@ -12,7 +12,7 @@ from topoprior.kernels.nearest import amplitudes, nearest_kernels
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.named import KleinBottle
 from topoprior.spaces.flat.waves import ProductWaves
-from topoprior.utils.checks import check_values, real_tensor
+from topoprior.utils.checks import check_int, check_values, real_tensor
 from topoprior.utils.plain import on_cpu
 
 
@@ -40,6 +40,7 @@ def klein_kernels(x: Tensor, size: int = 3) -> Tensor:
     """
     if size < 2:
         raise ValueError(f"size: expected at least 2 pixels a side, found {size}")
+    x = real_tensor("x", x)
     if x.shape[-1:] != (2,):
         raise ValueError(f"x: expected shape (..., 2), lifts (u, v), found {tuple(x.shape)}")
     line = torch.linspace(-1, 1, size, dtype=x.dtype, device=x.device)
@@ -67,7 +68,7 @@ def sample_klein_kernels(
         >>> kernels.shape, points.shape
         (torch.Size([10, 3, 3]), torch.Size([10, 2]))
     """
-    points = torch.rand(num, 2, generator=generator)
+    points = torch.rand(check_int("num", num, 0), 2, generator=generator)
     return klein_kernels(points, size), points
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from topoprior.kernels.contrast import _check_fraction, contrast, from_dct, normalized_patches
+from topoprior.utils.checks import check_values, real_tensor
 from topoprior.utils.extras import needed
 from topoprior.utils.files import CheckpointError, check_regular
 from topoprior.utils.plain import on_cpu
@@ -212,6 +213,8 @@ def kth_neighbour(points: Tensor, k: int) -> Tensor:
         >>> kth_neighbour(torch.tensor([[0.0], [1.0], [3.0]]), 1)
         tensor([1., 1., 2.])
     """
+    points = real_tensor("points", points)
+    check_values("points", points)
     if not 1 <= k < len(points):
         raise ValueError(f"k: expected 1 to {len(points) - 1}, one less than the points, found {k}")
     parts = _parts(points, len(points))
@@ -228,6 +231,7 @@ def densest(points: Tensor, k: int, fraction: float, within: float | None = None
     _check_fraction("fraction", fraction)
     if within is not None and not within > 0:
         raise ValueError(f"within: expected a positive distance, found {within}")
+    points = real_tensor("points", points)
     score = gap = kth_neighbour(points, k)
     if within is not None:
         shares = []

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from topoprior.nn.batches import call, inputs_of
+from topoprior.nn.batches import call, inputs_of, is_empty
 from topoprior.utils.checks import check_int, check_module
 
 
@@ -48,7 +48,7 @@ def update_bn(model: nn.Module, loader: Iterable[Any], num_samples: int = 1) -> 
 
     Raises:
         TypeError: ``model`` is no module, ``num_samples`` no int.
-        ValueError: ``num_samples`` below 1, a loader without batches; the statistics then are as before.
+        ValueError: ``num_samples`` below 1, a loader without batches, or of empty ones; the statistics then are as before.
 
     Example:
         >>> import topoprior as tp
@@ -75,6 +75,8 @@ def update_bn(model: nn.Module, loader: Iterable[Any], num_samples: int = 1) -> 
             norm.momentum = None  # to torch: the average of all batches
         for batch in loader:
             inputs = inputs_of(batch, device)
+            if is_empty(inputs):  # torch would count a mean of nothing, 0, like any other
+                continue
             for _ in range(num_samples):
                 call(model, inputs)
             done = True

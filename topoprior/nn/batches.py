@@ -49,6 +49,19 @@ def rows(batch: Any) -> int:
     return next(iter(lengths.values()))
 
 
+def is_empty(batch: Batch) -> bool:
+    """Whether a batch has tensors, and none of them a row."""
+    values = (
+        batch.values()
+        if isinstance(batch, Mapping)
+        else batch
+        if isinstance(batch, tuple | list)
+        else [batch]
+    )
+    lengths = [len(value) for value in values if isinstance(value, Tensor) and value.dim()]
+    return bool(lengths) and not any(lengths)
+
+
 def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
     """The batch with its tensors changed; what else a model takes, such as flags, goes along."""
     if isinstance(batch, Mapping):

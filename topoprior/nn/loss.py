@@ -16,7 +16,7 @@ from topoprior.nn.advice import warn_no_bayesian_layer
 from topoprior.nn.base import BayesLayer
 from topoprior.nn.targets import check_classes
 from topoprior.priors.base import WeightPosterior
-from topoprior.utils.checks import check_int, check_module, check_number
+from topoprior.utils.checks import check_int, check_module, check_number, check_positive
 
 # --- the KL ----------------------------------------------------------------------------------
 
@@ -170,11 +170,11 @@ def kl_warmup(step: int, num_steps: int, *, start: float = 0.0, schedule: str = 
         >>> [kl_warmup(step, 4) for step in (0, 1, 4, 100)]
         [0.0, 0.25, 1.0, 1.0]
     """
-    if step < 0:
-        raise ValueError(f"step: expected at least 0, found {step}")
+    for name, value in (("step", step), ("num_steps", num_steps), ("start", start)):
+        check_positive(name, value, zero=True)
     if num_steps < 1:
         raise ValueError(f"num_steps: expected at least 1, found {num_steps}")
-    if not 0 <= start <= 1:
+    if start > 1:
         raise ValueError(f"start: expected a number in [0, 1], found {start}")
     progress = min(1.0, step / num_steps)
     if schedule == "cosine":

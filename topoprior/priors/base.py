@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from topoprior.priors.buffers import KnownBuffers
 from topoprior.priors.coordinates import Coordinates
-from topoprior.utils.checks import check_values
+from topoprior.utils.checks import check_positive, check_values
+from topoprior.utils.plain import on_cpu
 from topoprior.utils.precision import at_least_float32 as at_least_float32
 from topoprior.utils.real_module import REAL_DTYPES
 
@@ -118,6 +119,7 @@ class WeightPrior(ABC):
         """The prior that weights of this shape get: itself, or of a family the member that serves them."""
         return self
 
+    @on_cpu
     def kernel_covariance(self, shape: Shape) -> Tensor:
         """Covariance of a kernel's pixels in weights of ``shape``, (k, k) float64 with k = prod(shape[2:]); the mean is 0.
 
@@ -151,6 +153,7 @@ class WeightPrior(ABC):
 @torch.no_grad()
 def narrow_(log_scale: Tensor, std: float, unit: float = 1.0) -> None:
     """Clamp stds, given by their logarithms and in units of ``unit``, to at most ``std``, in place."""
+    std = check_positive("std", std)
     if unit > 0:
         log_scale.clamp_(max=math.log(std / unit))
 

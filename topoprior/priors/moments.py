@@ -100,9 +100,9 @@ class MomentMatched(WeightPrior):
 
     def sample(self, shape: Shape) -> Tensor:
         scale, root = self.root(shape)
-        noise = torch.randn(*shape)
-        kernels = noise.reshape(*shape[:2], -1).double() @ (scale * root)
-        return kernels.view(*shape).to(noise)
+        noise = torch.randn(*shape, device="cpu")
+        kernels = noise.reshape(*shape[:2], len(root)).double() @ (scale * root)
+        return kernels.view(*shape).to(torch.empty(0))  # torch's default device and dtype
 
     def identity(self, shape: Shape) -> str:
         """Which law of weights of ``shape`` this is: its scale, and its covariance to three digits."""
@@ -143,7 +143,7 @@ class RootCoordinates(ScaledCoordinates):
     @torch.no_grad()
     def invert(self, weight: Tensor) -> dict[str, Tensor]:
         """The shortest u of the nearest weights."""
-        kernels = weight.detach().double().reshape(*self.shape[:2], -1) / self.scales.double()
+        kernels = weight.detach().double().reshape(*self.shape[:2], len(self._root)) / self.scales.double()
         inverse = torch.linalg.pinv(self._root, rtol=1e-5, hermitian=True).to(kernels.device)
         return {"u": (kernels @ inverse).view(self.shape).to(self.scales)}
 

@@ -11,6 +11,7 @@ emits into a point.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -140,7 +141,8 @@ class Covering(ABC):
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """The part of the vector ``v`` that is tangent to the cover at ``x``, (..., cover_dim)."""
-        return v
+        self._check_lift(x)
+        return self._check_lift(v, "v")
 
     def geodesic(self, x: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
         """Point and velocity at time ``t`` of the geodesic of the cover from ``x`` with tangent velocity ``v``.
@@ -163,6 +165,12 @@ class Covering(ABC):
             )
         return x
 
+    def _known_pair(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Two lifts in float64 on the CPU, and 0 where all their numbers are finite, NaN elsewhere, (..., 1, 1)."""
+        x, y = (self._check_lift(p, name).detach().double().cpu() for p, name in ((x, "x"), (y, "y")))
+        known = (x - y).isfinite().all(-1)[..., None, None]
+        return x, y, torch.zeros(known.shape, dtype=x.dtype, device="cpu").masked_fill(~known, math.nan)
+
     def _check_features(self, y: Tensor) -> Tensor:
         y = real_tensor("y", y)
         if y.shape[-1:] != (self.num_features,):
@@ -170,7 +178,8 @@ class Covering(ABC):
                 f"y: expected shape (..., {self.num_features}), features of {self!r}, "
                 f"found {tuple(y.shape)}"
             )
-        return y
+        # An angle of infinity is a number to atan2, but no point has such features.
+        return torch.where(y.isinf(), math.nan, y)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from topoprior.spaces.covering import Covering
 from topoprior.spaces.deck import inverse
-from topoprior.utils.checks import check_int
+from topoprior.utils.checks import check_int, real_data
 from topoprior.utils.plain import on_cpu
 
 NEIGHBOURS = 32  # with 16 a map to a wrong space can hide its torn points in holes between triangles
@@ -123,7 +123,7 @@ def neighbour_complex(x: Tensor, neighbours: int | None = None) -> Complex:
         >>> len(found.edges), len(found.triangles)  # i to i + 1 and i + 2; i, i + 1, i + 2
         (24, 12)
     """
-    x = x.detach().flatten(1).double().cpu()
+    x = real_data("x", x).detach().flatten(1).double().cpu()
     neighbours = min(NEIGHBOURS, len(x) - 1) if neighbours is None else check_int("neighbours", neighbours)
     if len(x) <= neighbours:
         raise ValueError(f"x: expected more than {neighbours} points, found {len(x)}")

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from topoprior.utils.checks import check_values, real_tensor
+
 
 def graph_spectrum(x: Tensor, num: int, neighbours: int = 8) -> tuple[Tensor, Tensor]:
     """The first ``num`` non-trivial eigenvectors of the k-NN graph of ``x``, (N, num), and eigenvalues.
@@ -15,9 +17,11 @@ def graph_spectrum(x: Tensor, num: int, neighbours: int = 8) -> tuple[Tensor, Te
     centered and scaled to unit variance.
 
     Raises:
-        ValueError: fewer points than neighbours or eigenvectors asked for.
+        TypeError: no tensor of real numbers.
+        ValueError: NaN or infinity, fewer points than neighbours or eigenvectors asked for.
     """
-    x = x.flatten(1).double()
+    x = real_tensor("x", x).flatten(1).double()
+    check_values("x", x)
     if len(x) <= max(num + 1, neighbours):
         raise ValueError(f"x: expected more than {max(num + 1, neighbours)} points, found {len(x)}")
     distances = torch.cdist(x, x).fill_diagonal_(math.inf)

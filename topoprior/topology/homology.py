@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from topoprior.utils.checks import check_data, check_int
+from topoprior.utils.checks import check_data, check_int, real_data
 from topoprior.utils.extras import needed
 from topoprior.utils.plain import on_cpu
 
@@ -25,6 +25,7 @@ def farthest_points(x: Tensor, num: int) -> Tensor:
     """
     if num < 1:
         raise ValueError(f"num: expected at least 1 point, found {num}")
+    x = real_data("x", x)
     num = min(num, len(x))
     chosen = [0]
     gap = (x - x[0]).norm(dim=-1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from topoprior.spaces.covering import Covering
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.spherical.manifold import SphericalSpaceForm
+from topoprior.utils.checks import real_data
 from topoprior.utils.plain import on_cpu, plain
 
 # --- the best isometry -----------------------------------------------------------------------------
@@ -30,6 +31,8 @@ def isometry_distance(space: Covering, truth: Tensor, found: Tensor) -> float:
         truth, found: lifts of the same N points before and after, (N, cover_dim).
 
     Raises:
+        TypeError: no tensors of real numbers.
+        ValueError: no points, different numbers of them, NaN or infinity.
         NotImplementedError: any other space.
 
     Example:
@@ -39,7 +42,14 @@ def isometry_distance(space: Covering, truth: Tensor, found: Tensor) -> float:
         >>> isometry_distance(tp.KleinBottle(), x, mirrored) < 1e-6
         True
     """
-    truth, found = truth.double().cpu(), found.double().cpu()
+    truth, found = (
+        space._check_lift(real_data(name, x), name).double().cpu()
+        for name, x in (("truth", truth), ("found", found))
+    )
+    if truth.shape != found.shape:
+        raise ValueError(
+            f"found: expected shape {tuple(truth.shape)}, that of truth, found {tuple(found.shape)}"
+        )
     with torch.no_grad():
         if isinstance(space, FlatManifold):
             return _flat_distance(space, truth, found)

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from topoprior.spaces.covering import Covering
+from topoprior.utils.checks import check_int, check_values, real_tensor
 from topoprior.utils.plain import on_cpu
 
 
 def pairwise_distances(space: Covering, x: Tensor, chunk: int = 256) -> Tensor:
     """Geodesic distances between all points of ``x`` (N, cover_dim), (N, N), symmetric."""
+    x = space._check_lift(x)
     rows = torch.cat([space.distance(part.unsqueeze(1), x) for part in x.split(chunk)])
     return 0.5 * (rows + rows.T).fill_diagonal_(0)
 
@@ -36,20 +38,24 @@ def trustworthiness(truth: Tensor, found: Tensor, k: int = 10) -> float:
         truth, found: distances between the N points, (N, N).
 
     Raises:
-        ValueError: no square matrices of one size, or k not below N / 2.
+        TypeError: no tensors of real numbers, or k no int.
+        ValueError: no square matrices of one size, NaN or infinity, or k not below N / 2.
 
     Example:
         >>> x = torch.arange(10.0)
         >>> trustworthiness((x - x[:, None]).abs(), (2 * x - 2 * x[:, None]).abs(), k=3)
         1.0
     """
+    truth, found = real_tensor("truth", truth), real_tensor("found", found)
     if truth.shape != found.shape or truth.dim() != 2 or len(truth) != truth.shape[1]:
         raise ValueError(
             f"truth, found: expected two (N, N) matrices, found {tuple(truth.shape)} and {tuple(found.shape)}"
         )
     n = len(truth)
-    if not 1 <= k < n / 2:
+    if not 1 <= check_int("k", k) < n / 2:
         raise ValueError(f"k: expected from 1 to less than N / 2 = {n / 2:g}, found {k}")
+    for name, x in (("truth", truth), ("found", found)):
+        check_values(name, x)  # NaN sorts last: an argsort would count it as merely far
     nearest = _away(found).argsort(dim=1, stable=True)[:, :k]
     order = _away(truth).argsort(dim=1, stable=True)
     ranks = torch.empty_like(order).scatter_(1, order, torch.arange(1, n + 1).to(order).expand(n, n))

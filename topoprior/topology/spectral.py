@@ -18,6 +18,7 @@ from topoprior.spaces.covering import Covering
 from topoprior.topology.certificate import Complex, check_latents, neighbour_complex
 from topoprior.topology.features import SpectralFeatures, spectral_features
 from topoprior.topology.fit import COST, Fit
+from topoprior.utils.checks import real_data
 from topoprior.utils.plain import on_cpu
 
 EXTRA = 3  # eigenvectors to choose from, beyond the number of features
@@ -59,8 +60,15 @@ def fit_covering(
         known: neighbours and triangles of the data, for the certificate; default those of ``psi``.
 
     Uses torch's global random state.
+
+    Raises:
+        TypeError: no tensor of real numbers.
+        ValueError: NaN or infinity, too few rows.
     """
     target_space = _Target(space, spectral_features(space, open_scale))
+    psi = real_data("psi", psi)
+    if len(psi) <= _NEIGHBOURS:
+        raise ValueError(f"psi: expected more than {_NEIGHBOURS} rows, found {len(psi)}")
     device, psi = psi.device, psi.detach().double().cpu()
     known = neighbour_complex(psi[:, :EXPLAINED]) if known is None else known
     loops, closed = len(space.deck_group.generators) > 0, math.isfinite(space.volume)

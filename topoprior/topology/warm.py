@@ -11,6 +11,7 @@ from topoprior.topology.features import spectral_features
 from topoprior.topology.fit import WarmStart
 from topoprior.topology.graph import graph_spectrum
 from topoprior.topology.spectral import EXPLAINED, EXTRA, fit_covering
+from topoprior.utils.checks import check_values, real_tensor
 from topoprior.utils.plain import on_cpu
 
 
@@ -37,7 +38,8 @@ def warm_start(
     Uses torch's global random state.
 
     Raises:
-        ValueError: fewer data than neighbours or eigenvectors need, no share.
+        TypeError: no tensor of real numbers.
+        ValueError: NaN or infinity, fewer data than neighbours or eigenvectors need, no share.
 
     Example:
         >>> import topoprior as tp
@@ -47,6 +49,8 @@ def warm_start(
         >>> start.fit.certified, start.residual < 0.02
         (True, True)
     """
+    x = real_tensor("x", x)
+    check_values("x", x)
     index = torch.randperm(len(x))[:landmarks].to(x.device)
     index = index[dense_rows(x[index], outliers)]
     marks = x[index]
@@ -64,6 +68,7 @@ def warm_start(
 @on_cpu
 def extend(x: Tensor, start: WarmStart, space: Covering, num: int, neighbours: int = 4) -> WarmStart:
     """More latents: those of ``num`` other data, from their nearest landmarks (weights 1 / distance^2)."""
+    x = real_tensor("x", x)
     marks = x[start.rows].flatten(1)
     others = torch.randperm(len(x), device="cpu")[:num].to(x.device)
     codes = space.embed(start.latents)

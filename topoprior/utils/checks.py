@@ -115,6 +115,13 @@ def check_data(
     check_values(name, x, unit=unit)
 
 
+def real_data(name: str, x: Any) -> Tensor:
+    """:func:`real_tensor` of finite numbers, at least one example."""
+    x = real_tensor(name, x)
+    check_data(name, x)
+    return x
+
+
 def check_values(name: str, x: Tensor, *, unit: bool = False) -> None:
     """Values have to be finite, and in [0, 1] if ``unit``: two numbers are read, whatever the size.
 

@@ -247,7 +247,7 @@ class CoveringVAE(RealModule):
 
     def sample(self, num: int) -> Tensor:
         """Data decoded from the prior: probabilities ("bernoulli") or means ("gaussian")."""
-        output = self.decode(self.prior.sample((num,)))
+        output = self.decode(self.prior.sample((check_int("num", num, 0),)))
         return output.sigmoid() if self.likelihood == "bernoulli" else output
 
 

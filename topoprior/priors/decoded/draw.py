@@ -31,7 +31,7 @@ class Decode(torch.autograd.Function):
         scales: tuple[float, float],
         compiled: bool,
     ) -> tuple[Tensor, Tensor]:
-        noises = noise.reshape(-1, *loc.shape)
+        noises = noise.reshape(noise.shape[:-3].numel(), *loc.shape)
         make = fused.draw if compiled and values_known(loc, log_scale, noise) else _draw
         weights, steps = make(decoder, loc, log_scale, noises, scales)
         return weights.view(noise.shape[:-3] + weights.shape[1:]), steps.view(noise.shape)

@@ -21,6 +21,7 @@ from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.spaces.flat.waves import ProductWaves
 from topoprior.utils.checks import check_fraction, check_positive, real_tensor
+from topoprior.utils.plain import on_cpu
 
 
 class DecoderPrior(SavedPrior):
@@ -181,6 +182,7 @@ class DecoderPrior(SavedPrior):
         scale = self.scales(shape)
         return DecodedCoordinates(self.decoder, scale, shape, prior=self, device=device, dtype=dtype)
 
+    @on_cpu
     def kernel_covariance(self, shape: Shape) -> Tensor:
         """s_a^2 E g(z) g(z)^T + s_b^2 1 1^T / k + tau^2 I."""
         scale, moment = self.scales(shape), self.decoder.second_moment()
@@ -189,6 +191,10 @@ class DecoderPrior(SavedPrior):
         return scale.alpha**2 * moment + scale.beta**2 / pixels + residual
 
     def sample(self, shape: Shape) -> Tensor:
+        return self._drawn(shape).to(torch.empty(0))  # torch's default device and dtype
+
+    @on_cpu
+    def _drawn(self, shape: Shape) -> Tensor:
         scale = self.scales(shape)
         z = self.decoder.law.sample(
             (*shape[:2], self.dim), torch.empty(0, dtype=torch.float32, device="cpu")
@@ -196,8 +202,7 @@ class DecoderPrior(SavedPrior):
         alpha, beta = torch.randn(2, *shape[:2], *[1] * len(self.kernel_size))
         constant = scale.beta * beta / math.sqrt(math.prod(shape[2:]))
         residual = scale.residual * torch.randn(*shape)
-        weights = scale.alpha * alpha * self.decode(z) + constant + residual
-        return weights.to(torch.get_default_dtype())
+        return scale.alpha * alpha * self.decode(z) + constant + residual
 
     def serves(self, shape: Shape) -> bool:
         return tuple(shape[2:]) == self.kernel_size

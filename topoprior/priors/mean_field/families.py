@@ -201,8 +201,8 @@ class LogUniform(MeanFieldPrior):
         return torch.where(torch.rand(*shape) < 0.5, magnitude, -magnitude)
 
     def log_prob(self, w: Tensor, scale: Tensor) -> Tensor:
-        inside = (w.abs() <= scale) & (w.abs() >= self.ratio * scale)
-        return torch.where(inside, -w.abs().log() - self._log_norm, -math.inf)
+        outside = (w.abs() > scale) | (w.abs() < self.ratio * scale)  # NaN is neither in nor out
+        return torch.where(outside, -math.inf, -w.abs().log() - self._log_norm)
 
     def cross_entropy(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
         return mean_log_hypot(loc, log_scale, 0.0) + self._log_norm

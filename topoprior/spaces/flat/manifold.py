@@ -245,12 +245,12 @@ class FlatManifold(Covering):
         return _random(self, count, 0.1)
 
     def nearest_deck(self, x: Tensor, y: Tensor) -> Tensor:
-        x, y = x.detach().double().cpu(), y.detach().double().cpu()
+        x, y, unknown = self._known_pair(x, y)
         away = (x + self.difference(x, y)).unsqueeze(-2) - self.sheets(y)
         sheet = self.wrap(away).square().sum(-1).argmin(-1)  # the one that a lattice vector leads to
         away = away.gather(-2, sheet[..., None, None].expand(*sheet.shape, 1, self.dim)).squeeze(-2)
         cells = self.group.lattice_coordinates(away).round() @ self.lattice.T
-        return affine(self.linear[sheet], self.shift[sheet] + cells)
+        return affine(self.linear[sheet], self.shift[sheet] + cells) + unknown
 
     def cover_path(self, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
         return x + s.to(x).unsqueeze(1) * (y - x)

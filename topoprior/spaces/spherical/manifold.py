@@ -56,7 +56,8 @@ def _symmetric(cover_dim: int) -> Tensor:
 
 def sphere_grid(cover_dim: int, count: int = _GRID) -> Tensor:
     """Evenly spread unit vectors, (count, cover_dim): normal quantiles of a Sobol sequence."""
-    unit = torch.quasirandom.SobolEngine(cover_dim, scramble=True, seed=0).draw(count, dtype=torch.float64)
+    engine = torch.quasirandom.SobolEngine(cover_dim, scramble=True, seed=0)
+    unit = engine.draw(max(count, 1), dtype=torch.float64)[:count]  # it draws one point at least
     normal = torch.special.ndtri(unit.clamp(1e-9, 1 - 1e-9))
     return normal / normal.norm(dim=1, keepdim=True)
 
@@ -120,6 +121,7 @@ class SphericalSpaceForm(Covering):
         return normalized(x + v)
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        x, v = self._check_lift(x), self._check_lift(v, "v")
         return v - (v * x).sum(-1, keepdim=True) * x
 
     def geodesic(self, x: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -188,9 +190,9 @@ class SphericalSpaceForm(Covering):
         return sphere_grid(self.cover_dim, count)
 
     def nearest_deck(self, x: Tensor, y: Tensor) -> Tensor:
-        x, y = x.detach().double().cpu(), y.detach().double().cpu()
+        x, y, unknown = self._known_pair(x, y)
         nearest = (self._images(y) * x.unsqueeze(-2)).sum(-1).argmax(-1)
-        return affine(self.elements[nearest], torch.zeros_like(x + y))
+        return affine(self.elements[nearest], torch.zeros_like(x + y)) + unknown
 
     def cover_path(self, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
         """Of a great circle; between antipodes, of one of them."""
