@@ -1,5 +1,6 @@
 """Kills, two at a time, Ctrl-C: a job goes on to the same result, and a reader sees whole files all the while."""
 
+import itertools
 import json
 import os
 import random
@@ -115,8 +116,10 @@ def test_a_job_that_is_killed_beside_a_reader(job, tmp_path):
             reads.wrong(found)
         reads.right()
 
-    while kills < KILLS:
-        folder = tmp_path / str(kills)
+    for attempt in itertools.count():  # a folder each: a run may also end before it is killed
+        if kills >= KILLS:
+            break
+        folder = tmp_path / str(attempt)
         for seconds in (rng.uniform(0, took), rng.uniform(0, took), 200):
             run = Forked(module, arguments, folder)
             if run.wait(seconds, read):
