@@ -156,7 +156,7 @@ class RootPosterior(WeightPosterior):
     def __init__(
         self, prior: MomentMatched, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(dtype)
         self.prior, self.shape = prior, torch.Size(shape)
         self.coordinates = prior.coordinates(shape, device=device, dtype=dtype)
         self.loc = nn.Parameter(torch.empty(self.shape, device=device, dtype=dtype))
