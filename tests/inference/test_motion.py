@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import topoprior as tp
-from topoprior.inference import HMC, Potential, StateSpace
+from topoprior.inference import HMC, Potential, StateSpace, sample_density
 from topoprior.inference.hmc import Point, kinetic
 from topoprior.inference.tuning import Tuning
 from topoprior.priors import Part, StandardNormal, Uniform
@@ -124,3 +124,34 @@ def test_axes_that_deck_transformations_mix() -> None:
     assert tp.KleinBottle().metric_axes() == [[0], [1]]
     assert tp.Product(tp.RotationGroup(), tp.KleinBottle()).metric_axes() == [[0, 1, 2, 3], [4], [5]]
     assert tp.Sphere(2).metric_axes() == [[0, 1, 2]]
+
+
+def wall(p: dict[str, Tensor]) -> Tensor:
+    """Standard deviations of 1 to .1, and a quartic wall: a draw of the prior starts thousands of nats above."""
+    u = p["x"] * torch.logspace(0, 1, 50, dtype=torch.float64)
+    return -u.square().sum() / 2 - u.pow(4).sum() / 40
+
+
+@pytest.mark.parametrize("friction", [1.0, 0.3])
+@pytest.mark.parametrize("energy_error", [5e-4, 1e-2])
+def test_a_chain_that_starts_high_above_the_posterior_settles(friction: float, energy_error: float) -> None:
+    """E[x dU/dx] = 1 a coordinate, at any temperature but 1 it is another number."""
+    parts = {"x": Part(torch.Size([50]), StandardNormal())}
+    samples = sample_density(
+        wall, parts, method="baoab", num_chains=2, num_samples=100, warmup=800, thinning=10,
+        friction=friction, energy_error=energy_error, progress=False,
+    )  # fmt: skip
+    x = samples.parameters["x"].requires_grad_()
+    (gradient,) = torch.autograd.grad(-torch.vmap(torch.vmap(lambda x: wall({"x": x})))(x).sum(), x)
+    # 10,000 numbers with a standard deviation of about 1.5; far more than five errors, for draws are not independent.
+    assert (x * gradient).mean().item() == pytest.approx(1.0, abs=0.1)
+    assert samples.stats["temperature"].mean().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_chain_that_has_not_settled_is_warned_of() -> None:
+    parts = {"x": Part(torch.Size([50]), StandardNormal())}
+    with pytest.warns(UserWarning, match=r"chain 0: kinetic temperature .*, expected 1"):
+        sample_density(
+            lambda p: -50 * p["x"].square().sum(), parts, method="baoab", num_chains=1, num_samples=10,
+            warmup=0, friction=0.1, progress=False,
+        )  # fmt: skip

@@ -23,6 +23,7 @@ FORMAT = "topoprior.chain/1"
 STATS = ("energy", "acceptance", "divergences", "temperature")
 _MOST = 1 << 34  # bytes of a chain's file
 _SAVE_SECONDS = 30.0
+_HOT = 2.0  # kinetic temperature
 _ROUNDING = 1e-3  # of an energy, beside itself or 1 nat, on another machine
 
 
@@ -58,10 +59,26 @@ class _Run:
         self.generator = torch.Generator().manual_seed(seed)
         self.tuning = Tuning(space, warmup, sampler.start_step, q)
         self.q, self.iteration, self.seconds = q, 0, 0.0
-        self.v = space.tangent(q, noise(self.generator, q) / self.tuning.mass.sqrt())
+        self.v = self.fresh_velocity(q)
         self.draws: list[Tensor] = []
         self.stats: list[list[float]] = []
         self.sums = [0.0] * len(STATS)
+
+    def fresh_velocity(self, q: Tensor) -> Tensor:
+        return self.space.tangent(q, noise(self.generator, q) / self.tuning.mass.sqrt())
+
+    def warm(self, move: Move, before: Point) -> Move:
+        """Learn from a move of the warm-up; stay where a step diverged, and take away the heat of a fall.
+
+        A start high above the posterior turns its energy into speed. Speed makes the step short, and with a short step
+        friction takes long: without this the chain would stay hot.
+        """
+        if move.divergent:
+            move = move._replace(point=before)
+        self.tuning.update(self.iteration, move.error, move.point.gradient)
+        if move.divergent or move.temperature > _HOT:
+            move = move._replace(velocity=self.fresh_velocity(move.point.q))
+        return move
 
     def save(self, path: Path, settings: Mapping[str, Any], energy: float) -> None:
         config = {
@@ -174,11 +191,11 @@ def run_chain(
     with bar:
         while run.iteration < total:
             move = sampler.step(potential, run.tuning, point, run.v, run.generator)
+            if run.iteration < warmup:
+                move = run.warm(move, point)
             if failure := _failure(potential, move.point):
                 return run.chain(num_samples, f"{failure} at iteration {run.iteration}")
             point, run.q, run.v = move.point, move.point.q, move.velocity
-            if run.iteration < warmup:
-                run.tuning.update(run.iteration, move.error, point.gradient)
             run.iteration += 1
             if run.iteration > warmup:
                 run.record(move, thinning)

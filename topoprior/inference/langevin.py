@@ -12,6 +12,8 @@ from topoprior.inference.potential import Potential
 from topoprior.inference.tuning import Tuning
 from topoprior.utils.checks import check_positive
 
+_LOST = 10.0  # nats of energy error, beside one a degree of freedom
+
 
 class BAOAB:
     r"""One gradient a step: half a kick, half a drift, friction and noise, half a drift, half a kick.
@@ -20,7 +22,7 @@ class BAOAB:
 
     No accept step corrects the discretization, whose bias in q is of order step^2, and of order step^4 where friction
     is high; on a Gaussian it is 0. The step is tuned so that the energy error of a step has variance ``energy_error`` a
-    degree of freedom. The kinetic temperature, taken after the noise, is 1 for an exact sampler.
+    degree of freedom; one that is off by a nat a degree of freedom counts as divergent. The kinetic temperature, taken after the noise, is 1 for an exact sampler.
 
     Args:
         friction: gamma, in units in which M = 1.
@@ -54,13 +56,14 @@ class BAOAB:
         end = Point(q, *potential(q))
         v = torch.addcdiv(v, end.gradient, mass, value=-h / 2)
         error += end.energy - point.energy + kinetic(mass, v) - temperature
-        finite = math.isfinite(error) and bool(end.gradient.isfinite().all())
-        squared = error**2 / space.degrees_of_freedom / self.energy_error if finite else math.inf
+        # A bound far above what is aimed at, sqrt(energy_error * degrees of freedom): such a step falls or explodes.
+        fine = abs(error) < _LOST + space.degrees_of_freedom and bool(end.gradient.isfinite().all())
+        squared = error**2 / space.degrees_of_freedom / self.energy_error if fine else math.inf
         return Move(
             end,
             v,
             0.03 * (min(squared, 6.0) - 1),  # a noisy number: a small gain
             1.0,
-            not finite,
+            not fine,
             2 * temperature / space.degrees_of_freedom,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -31,6 +32,7 @@ from topoprior.utils.extras import needed
 from topoprior.utils.files import check_writable
 from topoprior.utils.real_module import check_dtype
 
+_COLD_OR_HOT = 0.1  # of a chain's kinetic temperature, beside five standard errors
 _METHODS: dict[str, type] = {"hmc": HMC, "baoab": BAOAB}
 
 
@@ -126,10 +128,11 @@ class Plan:
             jobs.append({"start": q, "seed": number // 2, "path": path, "position": c, **shared})
         sampler = self.sampler()
         if self.num_workers == 1:
-            return _survivors([run_chain(potential, sampler, **job) for job in jobs])
+            return _survivors([run_chain(potential, sampler, **job) for job in jobs], potential.space)
         joblib = needed("joblib", "num_workers", "'topoprior[inference]'")
         workers = joblib.Parallel(n_jobs=min(self.num_workers, self.num_chains))
-        return _survivors(workers(joblib.delayed(run_chain)(potential, sampler, **job) for job in jobs))
+        run = joblib.delayed(run_chain)
+        return _survivors(workers(run(potential, sampler, **job) for job in jobs), potential.space)
 
 
 def sample_posterior(
@@ -232,8 +235,8 @@ def draw(parts: Mapping[str, Part], like: Tensor) -> dict[str, Tensor]:
     return {name: part.law.sample(part.shape, like) for name, part in parts.items()}
 
 
-def _survivors(chains: list[Chain]) -> list[Chain]:
-    """The chains without a failure; the others are warned of."""
+def _survivors(chains: list[Chain], space: StateSpace) -> list[Chain]:
+    """The chains without a failure; the others are warned of, and those that are not at kinetic temperature 1."""
     failures = [f"chain {c}: {chain.failure}" for c, chain in enumerate(chains) if chain.failure]
     if len(failures) == len(chains):
         raise SamplingError(
@@ -250,6 +253,15 @@ def _survivors(chains: list[Chain]) -> list[Chain]:
             "draws may be missing; a larger target acceptance makes the step smaller",
             stacklevel=4,
         )
+    for c, chain in enumerate(chains):
+        temperature = chain.stats[:, 3].mean().item()
+        noise = math.sqrt(2 / (space.degrees_of_freedom * max(len(chain.stats), 1)))
+        if not chain.failure and abs(temperature - 1) > _COLD_OR_HOT + 5 * noise:
+            warnings.warn(
+                f"chain {c}: kinetic temperature {temperature:.3g}, expected 1: it had not settled (a longer warmup), "
+                "or its step is too long (a smaller energy_error)",
+                stacklevel=4,
+            )
     return kept
 
 
