@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from topoprior.utils.files import write_atomically
@@ -29,6 +30,19 @@ class Document:
     def picture(self, name: str, png: bytes, caption: str) -> None:
         self.pictures[name] = png
         self._parts += [f"![{name.removesuffix('.png')}]({name})", caption]
+
+    def pictures_there(self, folder: Path, captions: dict[str, str]) -> None:
+        """Pictures that were drawn before, from runs that are no longer there."""
+        for name, caption in captions.items():
+            if name not in self.pictures and (folder / name).is_file():
+                self._parts += [f"![{name.removesuffix('.png')}]({name})", caption]
+
+    @contextmanager
+    def folded(self, summary: str) -> Iterator[None]:
+        """What is added within shows on a click."""
+        self._parts.append(f"<details>\n<summary>{escape(summary)}</summary>")
+        yield
+        self._parts.append("</details>")
 
     def markdown(self) -> str:
         return "\n\n".join(self._parts) + "\n"

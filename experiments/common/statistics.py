@@ -16,6 +16,8 @@ class Interval(NamedTuple):
     half_width: float | None
 
     def __str__(self) -> str:
+        if self.half_width == 0 and self.mean.is_integer():  # a count, which no seed changes
+            return f"{self.mean:.0f}"
         digits = 1 if abs(self.mean) >= 10 else 4
         mean = f"{self.mean:.{digits}f}"
         return mean if self.half_width is None else f"{mean} ± {self.half_width:.{digits}f}"

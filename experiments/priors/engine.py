@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import joblib
@@ -89,13 +90,30 @@ def compute(
                 failures.drop(task.config())
                 words = tell(result)
             left = (time.monotonic() - began) / count * (len(wanted) - count)
-            name = store.path(task.config()).stem.split("-")[0]
-            line = f"[{done + count}/{len(tasks)}, {tqdm.format_interval(left)} left] {name}: {words}"
+            line = (
+                f"[{done + count}/{len(tasks)}, {tqdm.format_interval(left)} left] {title(task)}: {words}"
+            )
             tqdm.write(line, file=sys.stderr)
             progress.update()
     if failed:
         say(f"{failed} runs failed: see {failures.folder}")
     return failed
+
+
+def title(task: Task) -> str:
+    """Which run it is, for the person who waits.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> config = {"dataset": "/my/images", "train_size": None, "method": "klein", "seed": 1}
+        >>> title(SimpleNamespace(config=lambda: config))
+        'images, klein, seed 1'
+    """
+    config = task.config()
+    named = {key: config.get(key) for key in ("train_size", "temperature", "seed")}
+    words = [Path(str(config.get("dataset", ""))).name, config.get("method", ""), named.pop("train_size")]
+    known = [str(word) for word in words if word]
+    return ", ".join(known + [f"{key} {value}" for key, value in named.items() if value is not None])
 
 
 def _results(tasks: Sequence[T], work: Work[T], pool: Pool) -> Iterator[tuple[T, dict[str, Any]]]:

@@ -7,36 +7,42 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import torch
 
+from experiments.common.forest import plain
+from experiments.common.palette import colour
 from experiments.common.pictures import mosaic, png
 from experiments.common.statistics import interval
 from experiments.common.store import Run
+from experiments.priors.grid import LEADING
 
-_COLOURS = ("#d62728", "#1f77b4", "#7f7f7f", "#2ca02c", "#ff7f0e", "#9467bd", "#8c564b", "#e377c2")
 _SHOWN = 8  # methods in a picture
+_CURVES = 6  # methods whose bands can be told apart
+_WIDTH = 8.3  # inches: the width of a page
 
 
 def curves(results: pd.DataFrame, measures: Mapping[str, str]) -> bytes:
-    """A row for each data set and temperature, a column for each measure: mean against training size, with 95% bands."""
+    """A row for each data set, a column for each measure: mean against training size, with 95% bands."""
     from matplotlib.figure import Figure
 
-    places = list(results.groupby(["dataset", "temperature"], sort=False))
-    figure = Figure(figsize=(3.6 * len(measures), 2.6 * len(places)), layout="constrained")
+    places = list(results.groupby("dataset", sort=False))
+    figure = Figure(figsize=(_WIDTH, 2.6 * len(places) + 0.6), layout="constrained")
     rows = figure.subplots(len(places), len(measures), squeeze=False)
-    shown = list(results["variant"].drop_duplicates())[:_SHOWN]
-    for row, ((dataset, temperature), some) in zip(rows, places, strict=True):
+    variants = [v for v in results["variant"].drop_duplicates() if "start" not in v]
+    shown = sorted(variants, key=lambda v: v not in LEADING)[:_CURVES]
+    for row, (dataset, some) in zip(rows, places, strict=True):
         for axis, (measure, word) in zip(row, measures.items(), strict=True):
-            for colour, variant in zip(_COLOURS, shown, strict=False):
+            for variant in shown:
+                shade = colour(variant)
                 found = some[some["variant"] == variant].groupby("train_size")[measure]
                 points = found.apply(lambda values: interval(values.tolist()))
                 mean = [p.mean for p in points]
                 low, high = ([p.mean + sign * (p.half_width or 0) for p in points] for sign in (-1, 1))
-                axis.plot(points.index, mean, marker="o", markersize=3, color=colour, label=_short(variant))
-                axis.fill_between(points.index, low, high, color=colour, alpha=0.12, linewidth=0)
+                axis.plot(points.index, mean, marker="o", markersize=3, color=shade, label=plain(variant))
+                axis.fill_between(points.index, low, high, color=shade, alpha=0.12, linewidth=0)
             sizes = sorted(some["train_size"].unique())
-            axis.set(xscale="log", ylabel=word, title=f"{_short(dataset)}, T: {temperature}")
-            axis.set_xticks(sizes, [f"{n:g}" for n in sizes], minor=False)
+            axis.set(xscale="log", ylabel=word, title=plain(dataset))
+            axis.set_xticks(sizes, [f"{n / 1000:g}k" if n >= 1000 else f"{n:g}" for n in sizes], fontsize=8)
             axis.minorticks_off()
-    rows[0][-1].legend(fontsize=7)
+    figure.legend(*rows[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     return png(figure)
 
 
@@ -45,8 +51,13 @@ def reliability(runs: Sequence[Run]) -> bytes:
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(run.config["method"] for run in runs))[:_SHOWN]
-    figure = Figure(figsize=(2.8 * len(methods), 3), layout="constrained")
-    for axis, method in zip(figure.subplots(1, len(methods), squeeze=False)[0], methods, strict=True):
+    across = min(4, len(methods))
+    lines = -(-len(methods) // across)
+    figure = Figure(figsize=(_WIDTH, 2.5 * lines), layout="constrained")
+    grid = figure.subplots(lines, across, squeeze=False)
+    for axis in grid.flat[len(methods) :]:
+        axis.set_visible(False)
+    for axis, method in zip(grid.flat, methods, strict=False):
         parts = [run.result["reliability"] for run in runs if run.config["method"] == method]
         counts = torch.tensor([part["counts"] for part in parts], dtype=torch.double)
         right = (counts * torch.tensor([part["accuracy"] for part in parts], dtype=torch.double)).sum(0)
@@ -57,12 +68,14 @@ def reliability(runs: Sequence[Run]) -> bytes:
             (right / total.clamp_min(1)).tolist(),
             1 / bins,
             edgecolor="white",
+            color=colour(method),
         )
         for bar, share in zip(bars, (total / total.max()).sqrt().tolist(), strict=True):
             bar.set_alpha(0.1 + 0.9 * share)  # three predictions in a bin say little
         axis.plot([0, 1], [0, 1], color="black", linewidth=1)
-        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", title=_short(method), aspect="equal")
-    figure.axes[0].set_ylabel("accuracy")
+        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", title=plain(method), aspect="equal")
+    for axis in grid[:, 0]:
+        axis.set_ylabel("accuracy")
     return png(figure)
 
 
@@ -75,12 +88,6 @@ def kernels(runs: Sequence[Run]) -> bytes:
     for axes, run in zip(figure.subplots(len(runs), 2, squeeze=False), runs, strict=True):
         for axis, kind in zip(axes, ("prior", "posterior"), strict=True):
             axis.imshow(mosaic(torch.tensor(run.result["kernels"][kind])), cmap="RdBu_r", vmin=-1, vmax=1)
-            axis.set_title(f"{_short(run.config['method'])}: {kind}", fontsize=9)
+            axis.set_title(f"{plain(run.config['method'])}: {kind}", fontsize=9)
             axis.axis("off")
     return png(figure)
-
-
-def _short(name: object) -> str:
-    """A label as plain text: matplotlib reads mathematics between dollar signs."""
-    text = str(name).encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
-    return text if len(text) <= 30 else f"{text[:14]}…{text[-15:]}"

@@ -1,4 +1,4 @@
-"""What the runs of a comparison say: runs.csv, report.md and at most three pictures, from its folder alone.
+"""What the runs of a comparison say: runs.csv, report.md and at most four pictures, from its folder alone.
 
     python -m experiments.priors.report results/sweep
     python -m experiments.priors.report results/sweep --output somewhere
@@ -14,21 +14,29 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.common.document import Document, cut, escape
+from experiments.common.document import Document, escape
 from experiments.common.metrics import METRICS
 from experiments.common.options import Parser, names
+from experiments.common.statistics import holm
 from experiments.common.store import Run
 from experiments.common.tables import as_rows, differences, means, signed, write_csv
-from experiments.priors import plots, table
+from experiments.priors import overview, plots, table
 
 WORDS = {
     "cls/Acc": "accuracy",
-    "cls/NLL": "NLL (nats)",
+    "cls/NLL": "NLL, nats",
     "cal/ECE": "ECE, 15 bins",
     "cls/Brier": "Brier score",
 }
 COMPARED = ("cls/NLL", "cls/Acc")
 LN10 = 2.303
+_CAPTIONS = {
+    "reliability.png": "Accuracy against confidence, all seeds together. Bars below the diagonal: overconfident; the fainter a bar, the "
+    "fewer predictions.",
+    "kernels.png": "Kernels of the first layer, each with a scale of its own. Left: drawn from the prior (for a deterministic network, "
+    "from its initialization). Right: from the posterior after training.",
+    "learning.png": "Test images while training goes on.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,131 +67,177 @@ def write(
 ) -> Path:
     """runs.csv, the pictures, report.md; returns the last one's path."""
     write_csv(output / "runs.csv", results.drop(columns="variant"))
-    return page(results, runs, measures, first).write(output)
+    return page(results, runs, measures, first, None if runs else output).write(output)
 
 
-def page(results: pd.DataFrame, runs: Sequence[Run], measures: Sequence[str], first: str) -> Document:
+def page(
+    results: pd.DataFrame,
+    runs: Sequence[Run],
+    measures: Sequence[str],
+    first: str,
+    folder: Path | None = None,
+) -> Document:
+    """The picture and one table; all else folded. ``folder``: of pictures drawn before, where the runs are gone."""
     document = Document("Weight priors, compared")
-    _introduction(document, results)
+    results = table.shown(results)
     everywhere = table.at_every_temperature(results)
+    temperatures = list(everywhere["temperature"].unique())
+    main = "1" if "1" in temperatures else temperatures[0]
+    _overview(document, everywhere[everywhere["temperature"] == main], main, measures, first)
+    _introduction(document, results)
     for (dataset, temperature), some in everywhere.groupby(["dataset", "temperature"], sort=False):
-        document.heading(f"{escape(str(dataset))}, temperature {escape(str(temperature))}")
-        _means(document, some, [m for m in measures if m in some])
-    _differences(document, everywhere, first)
-    if results["train_size"].nunique() > 1:
-        shown = [m for m in (*COMPARED, "cal/ECE") if m in everywhere]
-        document.picture(
-            "curves.png",
-            plots.curves(everywhere, {m: WORDS[m] for m in shown}),
-            "Means, 95% bands over seeds.",
-        )
-    if runs:
-        _pictures(document, runs)
+        shown = [m for m in (measures if temperature == main else COMPARED) if m in some]
+        with document.folded(f"{dataset}, temperature {temperature}: every method"):
+            _means(document, some, shown)
+            if temperature == main:
+                _differences(document, some, first)
+    _pictures(document, everywhere[everywhere["temperature"] == main], runs)
+    if folder is not None and any((folder / name).is_file() for name in _CAPTIONS):
+        with document.folded("Pictures"):
+            document.pictures_there(folder, _CAPTIONS)
+    with document.folded("Budget and settings"):
+        _budget(document, results)
         _settings(document, runs)
     return document
 
 
+def _overview(
+    document: Document, some: pd.DataFrame, temperature: str, measures: Sequence[str], first: str
+) -> None:
+    words = {m: WORDS.get(m, m) for m in measures if m in some}
+    compared = {m: words[m] for m in COMPARED if m in words}
+    drawn = overview.picture(some, first, compared)
+    one_place = len(some[["dataset", "train_size"]].drop_duplicates()) == 1
+    seeds = some.groupby("variant")["seed"].nunique()
+    if drawn is not None:
+        over = "" if one_place else ", the mean over training sizes"
+        document.picture(
+            "forest.png",
+            drawn,
+            f"{escape(first)} minus each other method, seed by seed{over}; 95% intervals, temperature {escape(temperature)}.",
+        )
+    rows = (
+        _one_place(some, [m for m in measures if m in some])
+        if one_place
+        else overview.over_sizes(some, compared)
+    )
+    document.table(as_rows(rows))
+    counts = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    document.text(
+        f"{counts} seeds; mean ± half the 95% interval (Student's t)"
+        + ("." if one_place else ", means over training sizes.")
+    )
+
+
 def _introduction(document: Document, results: pd.DataFrame) -> None:
     hours = results["train seconds"].sum() / 3600 if "train seconds" in results else 0
+    spent = f", {hours:.1f} hours of training" if hours else ""
     document.text(
-        f"{len(results)} runs, {hours:.1f} hours of training in all. A seed's images and batches are the same for all methods, as are "
-        "network and steps; only the convolutions differ. Mean over seeds ± half its 95% interval (Student's t)."
+        f"{len(results):,} runs{spent}. A seed's images and batches are the same for all methods, as are network and steps; only the "
+        "convolutions differ."
     )
     if "KL / image" in results:
         kl = results[results["KL / image"] > 0].groupby("method", sort=False)["KL / image"].median()
         if len(kl):
             document.text(
-                f"KL / image is KL(posterior || prior) in nats over the number of training images, its median from {kl.min():.2f} to "
-                f"{kl.max():.2f} by method. Leaving the weights at the prior would cost about ln 10 = {LN10:.2f} an image where there "
-                "are ten classes: a posterior whose KL is far above that is one of a stopped optimizer."
+                f"KL / image, in nats over the number of training images, has medians from {kl.min():.2f} to {kl.max():.2f} by method. "
+                f"Weights left at the prior would cost about ln 10 = {LN10:.2f} an image where there are ten classes: a posterior far "
+                "above that is one of a stopped optimizer."
             )
+
+
+def _budget(document: Document, results: pd.DataFrame) -> None:
     shared = [c for c in ("network", "steps", "batch", "samples", "test_size") if c in results]
-    if shared:
-        rows = results[["dataset", "train_size", *shared]].astype(object).fillna("all").drop_duplicates()
-        grouped = rows.groupby(["dataset", *shared], sort=False)["train_size"].agg(
-            lambda n: ", ".join(map(_size, n))
-        )
-        document.table(
-            [["data", *shared, "training images"], *([*map(_size, i), n] for i, n in grouped.items())]
-        )
+    if not shared:
+        return
+    rows = results[["dataset", "train_size", *shared]].astype(object).fillna("all").drop_duplicates()
+    grouped = rows.groupby(["dataset", *shared], sort=False)["train_size"].agg(
+        lambda n: ", ".join(map(_size, n))
+    )
+    document.table(
+        [["data", *shared, "training images"], *([*map(_size, i), n] for i, n in grouped.items())]
+    )
 
 
 def _size(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _one_place(some: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
+    columns = {
+        WORDS.get(m, m): means(some.assign(all=""), "variant", "all", m).iloc[:, 0] for m in measures
+    }
+    return pd.DataFrame(columns).rename_axis("method").fillna("")
+
+
 def _means(document: Document, some: pd.DataFrame, measures: Sequence[str]) -> None:
     """Methods down; training sizes across, or the measures where there is one size."""
-    some = some.assign(size="n = " + some["train_size"].map(_size).replace("nan", "all"))
+    some = some.assign(size="n = " + some["train_size"].map(_size))
     if some["size"].nunique() == 1:
-        columns = {WORDS.get(m, m): means(some, "variant", "size", m).iloc[:, 0] for m in measures}
-        document.table(as_rows(pd.DataFrame(columns).rename_axis("method").fillna("")))
+        document.table(as_rows(_one_place(some, measures)))
         return
-    for measure in measures:
+    for measure in (m for m in measures if m in (*COMPARED, "cal/ECE")):  # the others are in runs.csv
         document.heading(WORDS.get(measure, measure), 3)
         document.table(as_rows(means(some, "variant", "size", measure).rename_axis("method")))
 
 
-def _differences(document: Document, results: pd.DataFrame, first: str) -> None:
-    """The first method minus each other one, a row a place."""
-    others = [v for v in results["variant"].unique() if v != first]
-    if first not in set(results["variant"]) or not others:
+def _differences(document: Document, some: pd.DataFrame, first: str) -> None:
+    """The first method minus each other one, of one data set: methods down, sizes across."""
+    others = [v for v in some["variant"].unique() if v != first]
+    if first not in set(some["variant"]) or not others:
         return
-    document.heading("Paired differences, seed by seed")
+    sizes = "n = " + some["train_size"].map(_size)
+    some = some.assign(train_size=sizes)
+    for measure in (m for m in COMPARED if m in some):
+        found = pd.concat(
+            [
+                differences(some, first, v, "variant", measure, ["train_size"]).assign(other=v)
+                for v in others
+            ]
+        )
+        if not len(found):
+            continue
+        tested = found["p"].notna()
+        found.loc[tested, "adjusted"] = holm(found.loc[tested, "p"].tolist())
+        found["cell"] = [
+            signed(*row) for row in zip(found["mean"], found["half_width"], found["adjusted"], strict=True)
+        ]
+        cells = found.pivot(index="other", columns="train_size", values="cell").fillna("")
+        cells = cells.loc[[v for v in others if v in cells.index], list(dict.fromkeys(sizes))]
+        document.heading(f"{WORDS[measure]}: {escape(first)} minus the other, seed by seed", 3)
+        document.table(as_rows(cells.rename_axis(f"{first} - ...")))
     document.text(
-        f"{escape(first)} minus the other, ± half the 95% interval, with the p-value of the paired t-test after Holm's correction for "
-        "all entries of a column."
+        "± half the 95% interval; p of the paired t-test after Holm's correction for all entries of a table."
     )
-    results = results.assign(train_size=results["train_size"].map(_size).replace("nan", "all"))
-    for other in others:
-        columns = {}
-        for measure in COMPARED:
-            found = differences(results, first, other, "variant", measure, table.PLACE)
-            if len(found):
-                names = (
-                    found["dataset"].map(cut)
-                    + ", n = "
-                    + found["train_size"]
-                    + ", T = "
-                    + found["temperature"]
-                )
-                cells = [
-                    signed(*row)
-                    for row in zip(found["mean"], found["half_width"], found["adjusted"], strict=True)
-                ]
-                columns["seeds"] = pd.Series(found["seeds"].tolist(), names)
-                columns[WORDS[measure]] = pd.Series(cells, names)
-        if columns:
-            document.table(as_rows(pd.DataFrame(columns).rename_axis(f"{first} - {other}").fillna("")))
 
 
-def _pictures(document: Document, runs: Sequence[Run]) -> None:
-    """Of the first place: reliability of all seeds, kernels of the first one."""
+def _pictures(document: Document, some: pd.DataFrame, runs: Sequence[Run]) -> None:
+    """Means by size; of the first place, reliability of all seeds and kernels of the first one."""
+    if some["train_size"].nunique() > 1:
+        shown = {m: WORDS[m] for m in (*COMPARED, "cal/ECE") if m in some}
+        with document.folded("By training size"):
+            document.picture("curves.png", plots.curves(some, shown), "Means, 95% bands over seeds.")
+    if not runs:
+        return
 
     def place(run: Run) -> list[object]:
         return [run.config[key] for key in table.PLACE]
 
     chosen = [run for run in runs if place(run) == place(runs[0]) and run.config["start"] == "own"]
-    document.picture(
-        "reliability.png",
-        plots.reliability(chosen),
-        "Accuracy against confidence, all seeds together. Bars below the diagonal: overconfident; the fainter a bar, the fewer predictions.",
-    )
-    document.picture(
-        "kernels.png",
-        plots.kernels(list({run.config["method"]: run for run in reversed(chosen)}.values())[::-1]),
-        "Kernels of the first layer, each with a scale of its own. Left: drawn from the prior (for a deterministic network, from "
-        "its initialization). Right: from the posterior after training.",
-    )
+    with document.folded("Reliability"):
+        document.picture("reliability.png", plots.reliability(chosen), _CAPTIONS["reliability.png"])
+    with document.folded("Kernels of the first layer"):
+        by_method = list({run.config["method"]: run for run in reversed(chosen)}.values())[::-1]
+        document.picture("kernels.png", plots.kernels(by_method), _CAPTIONS["kernels.png"])
 
 
 def _settings(document: Document, runs: Sequence[Run]) -> None:
-    document.heading("Settings")
     document.text(
-        "Chosen on validation data with equal effort for each method: `python -m experiments.priors.tune`."
+        "Chosen on validation data with equal effort for each method: `python -m experiments.priors.tune`, which wrote "
+        "`experiments/priors/settings`."
     )
     rows = {(r.config["method"], r.config["temperature"], f"`{r.config['settings']}`") for r in runs}
-    if len(rows) <= 40:
+    if 0 < len(rows) <= 40:
         document.table([["method", "temperature", "settings"], *sorted(rows)])
 
 

@@ -20,6 +20,7 @@ _SHARED = {
     "budget.batch_size": "batch",
     "budget.samples": "samples",
 }
+_FORMERLY = {"data set": "dataset", "n": "train_size"}
 _NOT_SHOWN = (
     "data",
     "format",
@@ -40,7 +41,7 @@ def read(path: Path) -> tuple[pd.DataFrame, list[Run]]:
     """
     if path.is_file():
         try:
-            return arrange(pd.read_csv(path, dtype={"temperature": str})), []
+            return arrange(pd.read_csv(path, dtype={"temperature": str}).rename(columns=_FORMERLY)), []
         except (ValueError, KeyError) as error:
             raise ValueError(f"{path}: not the runs of a comparison ({error})") from None
     runs = list(Store(path / "runs"))
@@ -75,6 +76,16 @@ def arrange(table: pd.DataFrame) -> pd.DataFrame:
     ordered = table.assign(variant=variant, rank=ranks)
     ordered = ordered.sort_values([*PLACE, "rank", "variant", "seed"], kind="stable")
     return ordered.drop(columns="rank").reset_index(drop=True)
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """As people read it: folders by their last name, where that tells them apart; "all" for the whole of a training set."""
+    labels = table["dataset"].unique()
+    names = {label: Path(label).name if Path(label).is_absolute() else label for label in map(str, labels)}
+    if len(set(names.values())) == len(names):
+        table = table.assign(dataset=table["dataset"].map(names))
+    size = table["train_size"]
+    return table if size.notna().all() else table.assign(train_size=size.astype(object).fillna("all"))
 
 
 def at_every_temperature(table: pd.DataFrame) -> pd.DataFrame:

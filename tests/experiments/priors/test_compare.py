@@ -19,7 +19,7 @@ from tests.experiments.priors.test_data import write_image
 
 SCRIPT = Path(compare_priors.__file__).parents[1] / "compare_priors.py"
 TINY = ["--train-size", "40", "--test-size", "30", "--steps", "3", "--samples", "2", "--batch-size", "20"]
-FILES = ["config.json", "kernels.png", "reliability.png", "report.md", "runs", "runs.csv"]
+FILES = ["config.json", "forest.png", "kernels.png", "reliability.png", "report.md", "runs", "runs.csv"]
 
 
 def test_end_to_end_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

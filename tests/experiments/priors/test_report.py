@@ -9,7 +9,7 @@ import pytest
 
 from experiments.common.store import Run, Store
 from experiments.common.tables import differences
-from experiments.priors import report, table
+from experiments.priors import overview, report, table
 
 SIZES = (50, 500)
 # Accuracy and NLL of each method relative to the data set's; the Klein prior wins at 50 and loses at 500.
@@ -102,17 +102,23 @@ def test_report_of_a_folder_and_of_its_csv(folder: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out == f"{folder / 'report.md'}\n"
     text = (folder / "report.md").read_text()
     assert len(text.splitlines()) < 300
-    for name in ("curves.png", "reliability.png", "kernels.png"):
+    for name in ("forest.png", "curves.png", "reliability.png", "kernels.png"):
         assert f"]({name})" in text
         assert (folder / name).stat().st_size <= 150_000
     assert "gaussian, klein start" in text
+    before, *folds = text.split("<details>\n<summary>")
+    assert before.index("(forest.png)") < before.index(
+        "| method |"
+    )  # the picture, one table, the rest on a click
+    assert len([line for line in before.splitlines() if line.startswith("| --- |")]) == 1
+    assert len(folds) == text.count("</details>") >= 4
     results = pd.read_csv(folder / "runs.csv")
     assert len(results) == len(made_up())
     some = results[
         (results["method"] == "klein") & (results["train_size"] == 50) & (results["temperature"] == "1")
     ]
     assert f"{some['cls/Acc'].mean():.4f} ±" in text
-    assert "KL / image is" in text
+    assert "KL / image, in nats" in text
     assert "from 7.00 to 7.00" in text
 
     assert report.main([str(folder / "runs.csv"), "--output", str(folder / "again")]) == 0
@@ -121,6 +127,23 @@ def test_report_of_a_folder_and_of_its_csv(folder: Path, capsys: pytest.CaptureF
         line for line in text.splitlines() if "±" in line
     ]
     assert pd.read_csv(folder / "again" / "runs.csv").equals(results)
+
+
+def test_the_picture_averages_over_sizes_seed_by_seed() -> None:
+    results = table.arrange(table.of_runs(made_up()))
+    some = results[results["temperature"] == "1"]
+    found = overview.difference(some, "klein", "gaussian", "cls/Acc")
+    wide = some.pivot_table(index="seed", columns=["variant", "train_size"], values="cls/Acc")
+    by_hand = [
+        sum(wide["klein"][n][seed] - wide["gaussian"][n][seed] for n in SIZES) / 2 for seed in wide.index
+    ]
+    assert found is not None
+    assert found.mean == pytest.approx(sum(by_hand) / len(by_hand))
+    assert found.half_width == pytest.approx(
+        2.776 * pd.Series(by_hand).sem(), rel=1e-3
+    )  # t of four degrees
+    lacking = some[~((some["variant"] == "gaussian") & (some["train_size"] == 500))]
+    assert overview.difference(lacking, "klein", "gaussian", "cls/Acc") is None
 
 
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
