@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -11,6 +11,7 @@ from experiments.common.forest import Cell, Panel, forest
 from experiments.common.palette import colour
 from experiments.common.statistics import interval
 from experiments.common.tables import means
+from experiments.priors.methods import METHODS
 
 MORE_IS_BETTER = "cls/Acc"
 _DATA_SETS = 4  # in the picture: panels stay readable
@@ -26,7 +27,7 @@ def picture(results: pd.DataFrame, first: str, measures: Mapping[str, str]) -> b
     sets = list(results["dataset"].unique())[:_DATA_SETS]
     places = [(name, measure) for measure in measures for name in sets]
     rows: dict[str, list[Cell | None]] = {}
-    for other in (v for v in results["variant"].unique() if v != first):
+    for other in (v for v in in_order(results["variant"].unique()) if v != first):
         rows[other] = [
             difference(results[results["dataset"] == name], first, other, measure)
             for name, measure in places
@@ -62,7 +63,14 @@ def over_sizes(results: pd.DataFrame, measures: Mapping[str, str]) -> pd.DataFra
         wide = some.pivot_table(index=["variant", "seed"], columns="train_size", values=measure, sort=False)
         mean = wide.dropna().mean(axis=1).rename(measure).reset_index().assign(all="")
         columns[f"{cut(str(name))}, {word}"] = means(mean, "variant", "all", measure).iloc[:, 0]
-    return pd.DataFrame(columns).rename_axis("method").fillna("")
+    found = pd.DataFrame(columns)
+    return found.loc[in_order(found.index)].rename_axis("method").fillna("")
+
+
+def in_order(variants: Iterable[str]) -> list[str]:
+    """As the methods stand in their table, each before its other starts."""
+    ranks = {name: rank for rank, name in enumerate(METHODS)}
+    return sorted(variants, key=lambda v: (ranks.get(v.split(",")[0], len(ranks)), v))
 
 
 def _pairs(results: pd.DataFrame, measures: Mapping[str, str]) -> Sequence[tuple[tuple[str, str], str]]:

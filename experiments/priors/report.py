@@ -88,7 +88,8 @@ def page(
     for (dataset, temperature), some in everywhere.groupby(["dataset", "temperature"], sort=False):
         shown = [m for m in (measures if temperature == main else COMPARED) if m in some]
         with document.folded(f"{dataset}, temperature {temperature}: every method"):
-            _means(document, some, shown)
+            if len(temperatures) > 1 or everywhere["dataset"].nunique() > 1 or not _one_size(some):
+                _means(document, some, shown)  # elsewhere it is the table above
             if temperature == main:
                 _differences(document, some, first)
     _pictures(document, everywhere[everywhere["temperature"] == main], runs)
@@ -107,10 +108,10 @@ def _overview(
     words = {m: WORDS.get(m, m) for m in measures if m in some}
     compared = {m: words[m] for m in COMPARED if m in words}
     drawn = overview.picture(some, first, compared)
-    one_place = len(some[["dataset", "train_size"]].drop_duplicates()) == 1
+    one_place = _one_size(some) and some["dataset"].nunique() == 1
     seeds = some.groupby("variant")["seed"].nunique()
     if drawn is not None:
-        over = "" if one_place else ", the mean over training sizes"
+        over = "" if _one_size(some) else ", the mean over training sizes"
         document.picture(
             "forest.png",
             drawn,
@@ -125,7 +126,7 @@ def _overview(
     counts = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     document.text(
         f"{counts} seeds; mean ± half the 95% interval (Student's t)"
-        + ("." if one_place else ", means over training sizes.")
+        + ("." if _one_size(some) else ", means over training sizes.")
     )
 
 
@@ -137,10 +138,10 @@ def _introduction(document: Document, results: pd.DataFrame) -> None:
         "convolutions differ."
     )
     if "KL / image" in results:
-        kl = results[results["KL / image"] > 0].groupby("method", sort=False)["KL / image"].median()
+        kl = results[results["KL / image"] > 0].groupby([*table.PLACE, "method"])["KL / image"].median()
         if len(kl):
             document.text(
-                f"KL / image, in nats over the number of training images, has medians from {kl.min():.2f} to {kl.max():.2f} by method. "
+                f"KL / image, in nats over the number of training images, is {kl.min():.2f} to {kl.max():.2f} (medians over seeds). "
                 f"Weights left at the prior would cost about ln 10 = {LN10:.2f} an image where there are ten classes: a posterior far "
                 "above that is one of a stopped optimizer."
             )
@@ -161,6 +162,10 @@ def _budget(document: Document, results: pd.DataFrame) -> None:
 
 def _size(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _one_size(some: pd.DataFrame) -> bool:
+    return bool((some.groupby("dataset")["train_size"].nunique() == 1).all())
 
 
 def _one_place(some: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
@@ -213,7 +218,7 @@ def _differences(document: Document, some: pd.DataFrame, first: str) -> None:
 
 def _pictures(document: Document, some: pd.DataFrame, runs: Sequence[Run]) -> None:
     """Means by size; of the first place, reliability of all seeds and kernels of the first one."""
-    if some["train_size"].nunique() > 1:
+    if not _one_size(some):
         shown = {m: WORDS[m] for m in (*COMPARED, "cal/ECE") if m in some}
         with document.folded("By training size"):
             document.picture("curves.png", plots.curves(some, shown), "Means, 95% bands over seeds.")

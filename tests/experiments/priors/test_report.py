@@ -119,7 +119,7 @@ def test_report_of_a_folder_and_of_its_csv(folder: Path, capsys: pytest.CaptureF
     ]
     assert f"{some['cls/Acc'].mean():.4f} ±" in text
     assert "KL / image, in nats" in text
-    assert "from 7.00 to 7.00" in text
+    assert "is 7.00 to 7.00" in text
 
     assert report.main([str(folder / "runs.csv"), "--output", str(folder / "again")]) == 0
     again = (folder / "again" / "report.md").read_text()
