@@ -28,14 +28,18 @@ class Panel(NamedTuple):
 
 
 def forest(
-    labels: Sequence[str], colours: Sequence[str], panels: Sequence[Panel], across: int, line: float = 0.0
+    labels: Sequence[str],
+    colours: Sequence[str],
+    panels: Sequence[Panel],
+    across: int,
+    line: float | None = 0.0,
 ) -> bytes:
     """A PNG of page width.
 
     Args:
         labels, colours: of the rows, from the top.
         across: panels in a line.
-        line: where there is no difference.
+        line: where there is no difference, None where there is no such place.
 
     Example:
         >>> drawn = forest(["gaussian"], ["#0072b2"], [Panel("mnist", "accuracy", [Cell(0.02, 0.01)])], across=1)
@@ -48,7 +52,8 @@ def forest(
     figure = Figure(figsize=(_WIDTH, lines * (_ROW * len(labels) + _FRAME)), layout="constrained")
     grid = figure.subplots(lines, across, squeeze=False, sharey=True)
     for axis, panel in zip(grid.flat, panels, strict=False):
-        axis.axvline(line, color="0.55", linewidth=1, zorder=0)
+        if line is not None:
+            axis.axvline(line, color="0.55", linewidth=1, zorder=0)
         for row, (cell, shade) in enumerate(zip(panel.cells, colours, strict=True)):
             if cell is not None:
                 width = cell.half_width or 0.0

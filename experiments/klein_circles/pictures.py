@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import topoprior as tp
+from experiments.common.palette import colour
 from experiments.common.store import Run
 from experiments.klein_circles.images import ImageSet
 from topoprior.plots import Domain, Edge, fundamental_domain, mark_edges
@@ -112,7 +113,7 @@ def picture_data(vae: tp.CoveringVAE, images: ImageSet, x: Tensor, points: Tenso
     decoded[inside] = (255 * vae.decode(lifts[inside]).sigmoid()).round().to(torch.uint8)
     return {
         "latents": drawn.to_plane(latents).numpy().astype(np.float16),
-        "colours": torch.stack([colour.of(points) for colour in images.colours]).numpy().astype(np.float16),
+        "colours": torch.stack([shown.of(points) for shown in images.colours]).numpy().astype(np.float16),
         "decoded": decoded.unflatten(0, (SIDE, SIDE)).numpy(),
         "inside": inside.unflatten(0, (SIDE, SIDE)).numpy(),
         "extent": np.array([*drawn.domain.across, *drawn.domain.up]),
@@ -128,14 +129,14 @@ def latents_picture(space: tp.Covering, images: ImageSet, data: Arrays) -> Figur
     drawn = chart(space, torch.from_numpy(latents))
     left, right, bottom, top = data["extent"].tolist()
     domain = drawn.domain._replace(across=(left, right), up=(bottom, top))
-    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
-    for axis, colour, values in zip(axes[:2], images.colours, data["colours"], strict=True):
-        shades = "twilight" if colour.cyclic else "viridis"
+    for axis, shown, values in zip(axes[:2], images.colours, data["colours"], strict=True):
+        shades = "twilight" if shown.cyclic else "viridis"
         where = latents[:, 0], latents[:, 1]
         marks = axis.scatter(*where, c=values.astype(np.float32), s=4, cmap=shades, linewidths=0)
         figure.colorbar(marks, ax=axis)
-        axis.set_title(f"latents of test images, coloured by their {colour.name}", fontsize=9)
+        axis.set_title(f"latents of test images, coloured by their {shown.name}", fontsize=9)
     axes[2].imshow(
         _mosaic(data["decoded"], data["inside"]),
         cmap="gray_r",
@@ -168,14 +169,12 @@ def curves_picture(runs: Sequence[Run]) -> Figure:
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
-    colours: dict[str, str] = {}
+    named: set[str] = set()
     for run in runs:
-        model = run.config["model"]
-        label = None if model in colours else model
-        colour = colours.setdefault(model, f"C{len(colours)}")
-        axis.plot(
-            range(1, len(run.result["validation"]) + 1), run.result["validation"], color=colour, label=label
-        )
+        model, curve = run.config["model"], run.result["validation"]
+        label = None if model in named else model
+        named.add(model)
+        axis.plot(range(1, len(curve) + 1), curve, color=colour(model), label=label)
     axis.set(xlabel="epoch", ylabel="negative ELBO, validation (nats)", yscale="log")
     axis.legend()
     return figure

@@ -1,15 +1,28 @@
-"""The report of the Klein-Circles runs, from what is stored of them."""
+"""The report of the Klein-Circles runs, from what is stored of them.
+
+    python -m experiments.klein_circles.report results/klein-circles
+
+From runs.csv; pictures that are in the folder are shown, and no other drawn but the comparison of the spaces.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from experiments.common.document import Document
+from experiments.common.forest import Cell, Panel, forest
+from experiments.common.options import Parser
+from experiments.common.palette import colour
+from experiments.common.statistics import interval
 from experiments.common.store import Run
-from experiments.klein_circles.images import ImageSet
+from experiments.klein_circles.images import ImageSet, image_set
 from topoprior.topology.loops import SAFE_STEP
 
 LOOPS, CERTIFIED = "loops kept", "certified"
@@ -26,11 +39,9 @@ PUBLISHED = {
     }.items()
 }
 COLUMNS = (
-    "reconstruction NLL",
     "negative ELBO",
+    "reconstruction NLL",
     "KL",
-    *BOTTLENECKS,
-    "bottleneck",
     "trustworthiness",
     "continuity",
     "isometry distance",
@@ -38,6 +49,7 @@ COLUMNS = (
     CERTIFIED,
     "seam jump",
 )
+_CONFIG = ("images", "model", "seed", "epochs", "num_images", "precision", "cold")
 _NOTES = {
     "bottleneck": "**Bottleneck** distances between Rips diagrams, degree and field as named, and the mean of the "
     "four: computed as published; they measure the latent metric, not the encoder.",
@@ -48,17 +60,60 @@ _NOTES = {
     "isometry distance": "**Isometry distance**: mean distance to the true point after the best isometry.",
     "seam jump": "**Seam jump**: largest change of a decoded probability between two lifts of a point.",
 }
+_ABOUT_FOREST = "Means over seeds with 95% intervals, on the test set; points without one are of one seed."
 
 
-def report(runs: Sequence[Run], images: ImageSet) -> Document:
-    """The table over seeds, beside the published one, and every run."""
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(__doc__)
+    parser.add_argument("results", type=Path, help="a folder with runs.csv")
+    parser.add_argument("--output", type=Path, help="folder; without it where the results are")
+    arguments = parser.parse_args(argv)
+    try:
+        runs = read(arguments.results / "runs.csv")
+    except (ValueError, KeyError, OSError) as error:
+        parser.error(f"{arguments.results}: no runs.csv of this experiment ({error})")
+    page = report(runs, image_set(runs[0].config["images"]), folder=arguments.results)
+    print(page.write(arguments.output or arguments.results))
+    return 0
+
+
+def read(path: Path) -> list[Run]:
+    """Of a runs.csv: what the report needs of a configuration, and the measures."""
+    rows = pd.read_csv(path).astype(object)
+    rows = rows.where(rows.notna(), None)
+    return [
+        Run({name: row[name] for name in _CONFIG}, {"measures": row}, {}) for row in rows.to_dict("records")
+    ]
+
+
+def report(
+    runs: Sequence[Run],
+    images: ImageSet,
+    pictures: Mapping[str, bytes] | None = None,
+    folder: Path | None = None,
+) -> Document:
+    """A picture and the table over seeds, beside the published one; every run, folded.
+
+    Args:
+        pictures: "curves.png" and "latents-MODEL.png".
+        folder: where those are that are not given.
+    """
     config = runs[0].config
     published = config["images"] == "published"
     results = [_checked(run.result["measures"], images) for run in runs]
-    models = list(dict.fromkeys(run.config["model"] for run in runs))
+    known = [*PUBLISHED]
+    models = sorted(
+        {run.config["model"] for run in runs}, key=lambda m: (m not in known, [*known, m].index(m), m)
+    )
+    of = {m: [f for run, f in zip(runs, results, strict=True) if run.config["model"] == m] for m in models}
     seeds = sorted({run.config["seed"] for run in runs})
-    used = [column for column in COLUMNS if any(column in found for found in results)]
     page = Document(images.title + (", without warm start" if config["cold"] else ""))
+    captions = {f"latents-{m}.png": f"Latents of the first {m} run, and what is decoded." for m in models}
+    if len(models) > 1:
+        page.picture("forest.png", _forest(of, published), _ABOUT_FOREST)
+    else:
+        _show(page, captions, pictures, folder)
+    page.table(_over_seeds(of, COLUMNS, published))
     page.text(
         f"{config['num_images']:,} images (80 / 10 / 10), {config['epochs']} epochs in {config['precision']}, "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}, "
@@ -66,18 +121,58 @@ def report(runs: Sequence[Run], images: ImageSet) -> Document:
         "Test set; mean ± standard deviation over seeds. Lower is better, but for trustworthiness, continuity "
         "and loops." + (" Published: one seed, 50 epochs." if published else "")
     )
+    with page.folded("What the columns are"):
+        used = [name for name in _NOTES if any(name in found for found in results)]
+        page.text("\n".join(f"- {_NOTES[name]}" for name in used))
+    if any("bottleneck" in found for found in results):
+        with page.folded("Bottleneck distances"):
+            page.table(_over_seeds(of, (*BOTTLENECKS, "bottleneck"), published))
+    if len(models) > 1:
+        with page.folded("Latents"):
+            _show(page, captions, pictures, folder)
+    with page.folded("Every run"):
+        page.table(_every_run(runs, results))
+        _show(page, {"curves.png": "Validation, after every epoch."}, pictures, folder)
+    return page
+
+
+def _show(
+    page: Document, captions: dict[str, str], pictures: Mapping[str, bytes] | None, folder: Path | None
+) -> None:
+    for name, caption in captions.items():
+        if pictures and name in pictures:
+            page.picture(name, pictures[name], caption)
+    if folder is not None:
+        page.pictures_there(folder, captions)
+
+
+def _forest(of: Mapping[str, Sequence[dict[str, Any]]], published: bool) -> bytes:
+    """Means over seeds with 95% intervals; the published ones are of one seed."""
+    labels, names = [], []
+    cells: dict[str, list[Cell | None]] = {"negative ELBO": [], "reconstruction NLL": []}
+    for model, found in of.items():
+        known = PUBLISHED.get(model) if published else None
+        labels += [model, f"{model}, published"] if known else [model]
+        names += [model, model] if known else [model]
+        for column, there in cells.items():
+            there.append(Cell(*interval([result[column] for result in found])))
+            if known:
+                there.append(Cell(known[column], None))
+    panels = [Panel(column, "nats an image, less is better", there) for column, there in cells.items()]
+    return forest(labels, [colour(name) for name in names], panels, across=2, line=None)
+
+
+def _over_seeds(
+    of: Mapping[str, Sequence[dict[str, Any]]], columns: Sequence[str], published: bool
+) -> list[Sequence[object]]:
+    used = [c for c in columns if any(c in result for found in of.values() for result in found)]
     table: list[Sequence[object]] = [("model", *used)]
-    for model in models:
-        chosen = [found for run, found in zip(runs, results, strict=True) if run.config["model"] == model]
-        table.append((model, *(_cell(chosen, column) for column in used)))
+    for model, found in of.items():
+        table.append((model, *(_cell(found, column) for column in used)))
         if published and model in PUBLISHED:
             known = PUBLISHED[model]
             table.append((f"{model}, published", *(f"{known[c]:g}" if c in known else "" for c in used)))
-    page.table(table)
-    page.text(" ".join(note for column, note in _NOTES.items() if column in used))
-    page.heading("Every run")
-    page.table(_every_run(runs, results))
-    return page
+    return table
 
 
 def _checked(measures: dict[str, Any], images: ImageSet) -> dict[str, Any]:
@@ -116,7 +211,7 @@ def _every_run(runs: Sequence[Run], results: Sequence[dict[str, Any]]) -> list[S
     return rows
 
 
-def _cell(results: list[dict[str, Any]], column: str) -> str:
+def _cell(results: Sequence[dict[str, Any]], column: str) -> str:
     values = [result[column] for result in results if column in result]
     if not values:
         return ""
@@ -128,3 +223,7 @@ def _cell(results: list[dict[str, Any]], column: str) -> str:
     digits = max(0, 3 - math.ceil(math.log10(max(abs(statistics.fmean(values)), 1e-9))))
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -56,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         split = images.split(arguments.num_images, PUBLISHED_SEED)
         runs = run_all(images, split, arguments)
         write_csv(arguments.output / "runs.csv", frame(runs))
-        page = report(runs, images)
-        page.picture("curves.png", png(curves_picture(runs)), "Validation, after every epoch.")
+        pictures = {"curves.png": png(curves_picture(runs))}
         for model in arguments.model:
             first = next(run for run in runs if run.config["model"] == model)
             vae = trained(first.config, split, arguments)
             if vae is not None:
                 figure = latents_picture(vae.covering, images, picture_data(vae, images, *split.test))
-                page.picture(f"latents-{model}.png", png(figure), f"Latents of the first {model} run.")
+                pictures[f"latents-{model}.png"] = png(figure)
+        page = report(runs, images, pictures)
         page.write(arguments.output)
         print(page.markdown())
     return ending.status

@@ -128,7 +128,7 @@ def test_the_experiment_writes_its_table_and_resumes(tmp_path, capsys):
     command = ["--model", "klein", "euclidean", "--seeds", "1", "--output", str(tmp_path), *SMALL]
     klein_circles.main(command)
     table = capsys.readouterr().out
-    assert "| klein, published | 62.22 | 76.68 |" in table
+    assert "| klein, published | 76.68 | 62.22 |" in table
     assert (tmp_path / "report.md").read_text() + "\n" == table
     first = pd.read_csv(tmp_path / "runs.csv")
     assert set(first["model"]) == {"klein", "euclidean"}
