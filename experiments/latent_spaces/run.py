@@ -4,7 +4,7 @@
 
 DATA holds natural-patches-3x3-dct.mat, dwp-kernels-7x7.npy, dwp-kernels-5x5.npy and cifar10-jpeg.tar.xz. One VAE a space, set and
 seed: the same networks, training and budget; only the space differs. The same command goes on where it was
-stopped; runs on other kernels are done again. A core and less than 30 minutes. Writes runs.csv, report.md and scores.png.
+stopped; runs on other kernels are done again. A core and less than 30 minutes. Writes runs.csv, report.md and forest.png.
 """
 
 from __future__ import annotations
@@ -12,29 +12,24 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
 import topoprior as tp
-from experiments.common.document import Document
 from experiments.common.options import Parser, check_known, names, whole, write_config
-from experiments.common.pictures import png
-from experiments.common.statistics import interval, paired_t_test
 from experiments.common.store import Store, digest, tensor_bytes
-from experiments.common.tables import as_rows, means, write_csv
+from experiments.common.tables import write_csv
 from experiments.latent_spaces.kernels import SETS, is_of, kernel_set, noted_accuracy, train_network
+from experiments.latent_spaces.report import COLD_EPOCHS, COLD_NOISE, NOISE, report
 from topoprior.kernels.klein import klein_energy, nearest_klein
 from topoprior.topology.fit import Fit
 from topoprior.vae.training import fit, negative_elbo
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SPACES: dict[str, Callable[[], tp.Covering]] = {
     "Klein bottle": tp.KleinBottle,
@@ -43,16 +38,6 @@ SPACES: dict[str, Callable[[], tp.Covering]] = {
     "projective plane": lambda: tp.RealProjectiveSpace(2),
     "plane": lambda: tp.Euclidean(2),
 }
-# Without a topology to read off the data there is no warm start: the plane gets three times the epochs,
-# half as much time again, and a likelihood that is wide at first. Both help it: see the report.
-_COLD_EPOCHS, _COLD_NOISE, _NOISE = 3, 0.3, 0.05
-MEASURES = {
-    "negative_elbo": "negative ELBO, nats a kernel",
-    "reconstruction": "relative error of reconstruction, %",
-    "kl": "KL, nats a kernel",
-    "warm_start_mismatch": "warm start's mismatch",
-}
-_JUDGED = ("negative_elbo", "reconstruction")
 
 
 def train_one(space: str, kernels: torch.Tensor, seed: int, epochs: int) -> dict[str, float | None]:
@@ -69,9 +54,9 @@ def train_one(space: str, kernels: torch.Tensor, seed: int, epochs: int) -> dict
         decoder_hidden=(64, 64),
         num_harmonics=24,
         likelihood="gaussian",
-        init_noise=_COLD_NOISE if cold else _NOISE,
+        init_noise=COLD_NOISE if cold else NOISE,
     )
-    epochs *= _COLD_EPOCHS if cold else 1
+    epochs *= COLD_EPOCHS if cold else 1
     history = fit(vae, data, epochs=epochs, batch_size=64, learning_rate=4e-3, progress=False)
     with torch.no_grad():
         error = ((vae(test) - test).norm() / test.norm()).item()
@@ -86,93 +71,6 @@ def train_one(space: str, kernels: torch.Tensor, seed: int, epochs: int) -> dict
     }
 
 
-def best_space(runs: Mapping[str, Sequence[float]]) -> tuple[str, list[str]]:
-    """The space of the least mean, and those that the paired 95% interval does not tell from it."""
-    first = min(runs, key=lambda space: interval(runs[space]).mean)
-    ties = [s for s in runs if s != first and not paired_t_test(runs[s], runs[first]).excludes_zero]
-    return first, ties
-
-
-def report(table: pd.DataFrame, args: argparse.Namespace) -> Document:
-    """Who wins where, one table a set."""
-    page = Document("Latent spaces of dimension 2 on kernels, held out")
-    page.heading("Who wins where")
-    rows = [["kernels", *(MEASURES[measure] for measure in _JUDGED)]]
-    for name, some in table.groupby("set", sort=False):
-        cells = []
-        for measure in _JUDGED:
-            first, ties = best_space(
-                {space: runs[measure].tolist() for space, runs in some.groupby("space", sort=False)}
-            )
-            cells.append(f"**{first}**" + (f" (not told apart from it: {', '.join(ties)})" if ties else ""))
-        rows.append([SETS[str(name)], *cells])
-    page.table(rows)
-    for name, some in table.groupby("set", sort=False):
-        page.heading(SETS[str(name)])
-        about = some.iloc[0]
-        accuracy = about["network accuracy"]
-        page.text(
-            f"{about['kernels']} kernels. Energy in the Klein subspace {about['klein_energy']:.1%} "
-            f"(metric of contrast); distance to the nearest Klein kernel, median {about['klein_distance']:.3f}."
-            + ("" if pd.isna(accuracy) else f" Test accuracy of the network: {accuracy:.3f}.")
-        )
-        columns = {
-            word: means(some, "space", "set", measure).iloc[:, 0]
-            for measure, word in MEASURES.items()
-            if some[measure].notna().any()
-        }
-        page.table(as_rows(pd.DataFrame(columns).fillna("none")))
-    page.picture("scores.png", png(picture(table)), "Scores of every space, with 95% intervals.")
-    page.heading("How")
-    page.text(
-        f"{args.seeds} seeds from {args.seed}: each draws the held-out fifth, the start and the batches. Mean ± half of Student's "
-        "95% interval over seeds; spaces are compared seed by seed (paired t-test, 95%, not corrected for the "
-        "number of comparisons). Encoder 64-64, decoder 64-64, 24 harmonics read by the decoder (the plane: two "
-        f"coordinates, so about a tenth fewer numbers), Gaussian likelihood with one learned std, {args.epochs} "
-        "epochs, batch 64, Adam 4e-3. Priors: uniform; standard normal on the plane."
-    )
-    page.text(
-        "The closed spaces start from the spectral warm start, which the plane has no use for. In its place it gets "
-        f"{_COLD_EPOCHS} times the epochs and an initial noise of {_COLD_NOISE} instead of {_NOISE}."
-    )
-    page.text(
-        "The KL of the Klein bottle and of the projective plane is the one on their double cover: up to log 2 = "
-        "0.69 nats more than the true one, which counts against them. A warm start whose mismatch is above 0.6 "
-        "was not used: the space does not fit the graph of the data."
-    )
-    page.text(f"Processor time {table['seconds'].sum() / 60:.0f} minutes.")
-    return page
-
-
-def picture(table: pd.DataFrame) -> Figure:
-    """Scores of every space on every set, beside the best one's mean, with 95% intervals."""
-    from matplotlib.figure import Figure
-
-    sets, spaces = list(table["set"].unique()), list(table["space"].unique())
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
-    for axes, measure in zip(figure.subplots(2, 1), _JUDGED, strict=True):
-        found = table.groupby(["set", "space"], sort=False)[measure].apply(lambda v: interval(v.tolist()))
-        for i, space in enumerate(spaces):
-            cells = [found[name, space] for name in sets]
-            lowest = [0.0] * len(sets)
-            if measure == "negative_elbo":  # its zero means nothing
-                lowest = [min(cell.mean for cell in found[name]) for name in sets]
-            axes.bar(
-                [j + (i - (len(spaces) - 1) / 2) * 0.15 for j in range(len(sets))],
-                [cell.mean - low for cell, low in zip(cells, lowest, strict=True)],
-                width=0.14,
-                yerr=[cell.half_width or 0.0 for cell in cells],
-                label=space,
-            )
-        axes.set_xticks(range(len(sets)), sets)
-        axes.set_ylabel(
-            MEASURES[measure] + (", above the best" if measure == "negative_elbo" else ""), fontsize=8
-        )
-        axes.set_ylim(bottom=0)
-    figure.axes[0].legend(fontsize=8, ncols=len(spaces))
-    return figure
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
@@ -181,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_config(args)
         table = run(args)
         write_csv(args.output / "runs.csv", table)
-        print(report(table, args).write(args.output))
+        print(report(table).write(args.output))
     return ending.status
 
 
