@@ -24,21 +24,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 import topoprior as tp
 from experiments.benchmarks import drop_in_report
-from experiments.benchmarks.recipes import NETWORKS, RECIPES, SEGMENTS, make_optimizer, pixel_labels
+from experiments.benchmarks.recipes import NETWORKS, RECIPES, make_optimizer
 from experiments.benchmarks.swapped import LAYERS, Swapped, make
+from experiments.benchmarks.tasks import TASKS, Classes
 from experiments.common import data as datasets
-from experiments.common.metrics import evaluate
 from experiments.common.options import Parser, check_known, check_writable, names, say, seed_list, whole
 from experiments.common.store import Store, digest, tensor_bytes
 
 SAMPLES = 16
 NORM_DATA = 256  # training images that the statistics of a draw are made from
-_CLASSIFIERS = [name for name in NETWORKS if name not in SEGMENTS]
+_CLASSIFIERS = [name for name in NETWORKS if name not in TASKS]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -123,27 +122,20 @@ def load(text: str, arguments: argparse.Namespace, seed: int) -> tuple[str, data
 def one_run(layer: Swapped, images: datasets.ImageData, config: dict[str, Any]) -> dict[str, float]:
     """Train and test one network. Equal seeds give equal batches, whatever the layers draw."""
     torch.manual_seed(config["seed"])
-    segments = config["network"] in SEGMENTS
-    channels, classes = images.train_images.shape[1], len(images.classes) + segments
-    build = NETWORKS[config["network"]]
-    net = layer.peer.container(*build(layer.peer.convolution, channels, classes, config["width"]))
-    center, spread = images.train_images.mean(), images.train_images.std()
-    layout = torch.channels_last  # on CPUs max-pooling is then ten times as fast
-    x = ((images.train_images - center) / spread).to(memory_format=layout)
-    tests = ((images.test_images - center) / spread).to(memory_format=layout)
-    y, answers = images.train_labels, images.test_labels
-    if segments:
-        y, answers = pixel_labels(images.train_images, y), pixel_labels(images.test_images, answers)
-    positions = y[
-        0
-    ].numel()  # the mean over them is minimized, so the KL is divided by their number as well
+    task = TASKS.get(config["network"], Classes())
+    build, outputs = NETWORKS[config["network"]], task.outputs(len(images.classes))
+    channels = images.train_images.shape[1]
+    net = layer.peer.container(*build(layer.peer.convolution, channels, outputs, config["width"]))
+    (x, y), (tests, answers) = task.data(images)
+    # the mean over positions is minimized, so the KL is divided by their number as well
+    positions = y[0].numel()
     batches = torch.Generator().manual_seed(config["seed"])
     optimizer, schedule = make_optimizer(config["recipe"], net, layer.groups, config["steps"])
     start = time.perf_counter()
     for _ in range(config["steps"]):
         rows = torch.randint(len(x), (min(config["batch"], len(x)),), generator=batches)
         optimizer.zero_grad()
-        data_term = F.cross_entropy(net(x[rows]), y[rows])
+        data_term = task.loss(net(x[rows]), y[rows])
         (data_term + layer.kl(net) / (len(x) * positions)).backward()
         optimizer.step()
         schedule.step()
@@ -156,30 +148,21 @@ def one_run(layer: Swapped, images: datasets.ImageData, config: dict[str, Any]) 
             net, [(part,) for part in x.split(config["batch"])], num_samples=4 if layer.draws else 1
         )
     some = x[torch.randperm(len(x), generator=batches)[:NORM_DATA]]
-    predicted = predict(layer, net, tests, samples, some)
-    diverged = not bool(predicted.isfinite().all())
-    predicted = predicted.nan_to_num(1 / classes)
-    if segments:
-        predicted, answers = predicted.movedim(1, -1).flatten(0, -2), answers.flatten()
     return {
-        **evaluate(predicted, answers),
+        **task.measures(draws(layer, net, tests, samples, some), answers),
         "cross entropy": float(data_term.detach()),
         "KL / N": kl / len(x),
-        "diverged": float(diverged),
         "seconds": seconds,
     }
 
 
 @torch.no_grad()
-def predict(layer: Swapped, net: nn.Module, x: Tensor, samples: int, norm_data: Tensor) -> Tensor:
-    """Mean probabilities over draws: `tp.predict`, or as many passes of the network."""
+def draws(layer: Swapped, net: nn.Module, x: Tensor, samples: int, norm_data: Tensor) -> Tensor:
+    """What the network returns under draws: `tp.sample_outputs`, or as many passes of the network."""
     if layer.ours:
-        return tp.predict(net, x, samples, max_batch=200, bn_loader=[(norm_data,)]).mean(0)
+        return tp.sample_outputs(net, x, samples, max_batch=200, bn_loader=[(norm_data,)])
     net.eval()
-    parts = x.split(200)
-    return torch.cat(
-        [torch.stack([net(part).softmax(1) for _ in range(samples)]).mean(0) for part in parts]
-    )
+    return torch.cat([torch.stack([net(part) for _ in range(samples)]) for part in x.split(200)], 1)
 
 
 if __name__ == "__main__":

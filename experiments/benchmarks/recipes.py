@@ -1,4 +1,4 @@
-"""Networks and optimizers as people have them, for any kind of convolution, and what the networks are trained on."""
+"""Networks and optimizers as people have them, for any kind of convolution."""
 
 from __future__ import annotations
 
@@ -97,13 +97,6 @@ NETWORKS: dict[str, Callable[[Convolution, int, int, int], Layers]] = {
     "resnet8": resnet8,
     "unet": unet,
 }
-SEGMENTS = ("unet",)  # networks that say the class of every pixel
-
-
-def pixel_labels(images: Tensor, labels: Tensor) -> Tensor:
-    """Segmentation made of classification: class k + 1 where an image of class k is not dark, 0 elsewhere; (B, H, W)."""
-    return torch.where(images.mean(1) > 0.25, labels[:, None, None] + 1, 0)
-
 
 _RATES = {"adam-1e-3": 1e-3, "adam-3e-3": 3e-3, "sgd-.1": 0.1, "adamw-onecycle": 3e-3}
 RECIPES = tuple(_RATES)

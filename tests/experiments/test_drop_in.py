@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 pytest.importorskip("pandas")
-from experiments.benchmarks import drop_in, drop_in_report, recipes, swapped  # noqa: E402
+from experiments.benchmarks import drop_in, drop_in_report, recipes, swapped, tasks  # noqa: E402
+from experiments.common.data import ImageData  # noqa: E402
 from tests.experiments.priors.test_data import write_image  # noqa: E402
 
 TINY = ["--steps", "2", "--batch-size", "8", "--test-size", "20", "--side", "8", "--recipes", "adam-1e-3"]
@@ -64,17 +65,15 @@ def test_labels_that_were_corrected_are_trained_anew(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("network", recipes.NETWORKS)
 def test_every_network_trains_by_every_recipe(network):
-    layer = swapped.make("klein-3x3")
-    net = nn.Sequential(*recipes.NETWORKS[network](layer.peer.convolution, 3, 4, 16))
-    x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
-    if network in recipes.SEGMENTS:
-        y = recipes.pixel_labels(x, y % 3)
+    layer, task = swapped.make("klein-3x3"), tasks.TASKS.get(network, tasks.Classes())
+    net = nn.Sequential(*recipes.NETWORKS[network](layer.peer.convolution, 3, task.outputs(3), 16))
+    images = torch.rand(4, 3, 16, 16)
+    labels = torch.tensor([0, 1, 2, 0])
+    (x, y), _ = task.data(ImageData("made", ("a", "b", "c"), images, labels, images, labels))
     for recipe in recipes.RECIPES:
         optimizer, schedule = recipes.make_optimizer(recipe, net, layer.groups, 5)
         before = [p.detach().clone() for p in net.parameters()]
-        (
-            nn.functional.cross_entropy(net(x), y) + layer.kl(net) / 100
-        ).backward()  # biases before norms have the KL alone
+        (task.loss(net(x), y) + layer.kl(net) / 100).backward()  # biases before norms have the KL alone
         optimizer.step()
         schedule.step()
         assert all(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
@@ -83,7 +82,7 @@ def test_every_network_trains_by_every_recipe(network):
 
 def test_pixels_have_the_class_of_their_image_or_none():
     images = torch.tensor([[[[0.0, 1.0]]], [[[0.5, 0.1]]]])
-    assert recipes.pixel_labels(images, torch.tensor([0, 4])).tolist() == [[[0, 1]], [[5, 0]]]
+    assert tasks.pixel_labels(images, torch.tensor([0, 4])).tolist() == [[[0, 1]], [[5, 0]]]
 
 
 def test_the_report_compares_runs_of_one_row_and_seed():
