@@ -1,5 +1,7 @@
 """Statistics of batch normalization over draws. Oracle: moments of all outputs of the layer before, by hand."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -130,3 +132,30 @@ def test_a_batch_without_rows_counts_for_nothing():
     with pytest.raises(ValueError, match="loader: expected batches, found none"):
         tp.update_bn(net, [x[:0]])
     torch.testing.assert_close(net[1].running_mean, expected)
+
+
+def test_statistics_of_training_get_a_word():
+    """Until they are made again, and from the next training step on; not with statistics of each draw's own, nor of a state."""
+
+    def words(**options):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tp.predict(net, x, 2, **options)
+        return [str(word.message) for word in caught if "batch normalization" in str(word.message)]
+
+    net, x = make(), torch.randn(12, 2, 6, 6)
+    assert not words()  # nothing was trained
+    net(x).square().mean().backward()
+    (word,) = words()
+    assert {"bn_loader", "topoprior.update_bn(model,"} <= set(word.split())
+    assert not words(bn_loader=[x])
+    assert words()
+    tp.update_bn(net, [x])
+    assert not words()
+    assert not words(bn_loader=[x])
+    assert not words()
+    net(x)
+    assert words()
+    state, net = net.state_dict(), make()
+    net.load_state_dict(state)
+    assert not words()

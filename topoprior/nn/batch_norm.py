@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +13,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from topoprior.nn.batches import call, inputs_of, is_empty
+from topoprior.nn.contexts import bayes_layers
 from topoprior.utils.checks import check_int, check_module
+
+# Of batch normalizations whose statistics `update_bn` has made: how many batches they had seen then.
+_MADE: weakref.WeakKeyDictionary[_BatchNorm, int] = weakref.WeakKeyDictionary()
 
 
 def norms_of(model: nn.Module) -> list[_BatchNorm]:
@@ -19,13 +25,35 @@ def norms_of(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
+def warn_old_statistics(model: nn.Module, stacklevel: int) -> None:
+    """Of a network that was trained here (its posteriors have gradients) and has the statistics of training."""
+    layers = bayes_layers(model)
+    trained = any(
+        p.grad is not None for layer in layers for q in layer.posteriors() for p in q.parameters()
+    )
+    if trained and any(_MADE.get(norm) != _batches(norm) for norm in norms_of(model)):
+        warnings.warn(
+            "model: its batch normalization has statistics of training, means over the last steps and their draws, which are older "
+            "than the weights and suit no draw; give a bn_loader (a few hundred training examples), or call "
+            "topoprior.update_bn(model, loader) first",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _batches(norm: _BatchNorm) -> int:
+    assert norm.num_batches_tracked is not None  # of a norm with running statistics
+    return int(norm.num_batches_tracked)
+
+
 @contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
     """Running statistics afterwards are those of before."""
     kept = [(norm, {n: b.clone() for n, b in norm.named_buffers()}) for norm in norms_of(model)]
+    made = {norm: _MADE.get(norm, -1) for norm, _ in kept}
     try:
         yield
     finally:
+        _MADE.update(made)
         for norm, buffers in kept:
             norm.load_state_dict(buffers, strict=False)
 
@@ -82,6 +110,7 @@ def update_bn(model: nn.Module, loader: Iterable[Any], num_samples: int = 1) -> 
             done = True
         if not done:
             raise ValueError("loader: expected batches, found none")
+        _MADE.update({norm: _batches(norm) for norm in norms})
     except BaseException:
         for norm, buffers in zip(norms, kept, strict=True):
             norm.load_state_dict(buffers, strict=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from topoprior.nn.advice import warn_no_bayesian_layer, warn_probabilities
 from topoprior.nn.base import BayesLayer
-from topoprior.nn.batch_norm import norms_of, statistics_kept, update_bn
+from topoprior.nn.batch_norm import norms_of, statistics_kept, update_bn, warn_old_statistics
 from topoprior.nn.batches import Batch, Output, call, inputs_of, is_loader, map_tensors, pick, rows, split
 from topoprior.nn.contexts import bayes_layers, draws_by_itself, evaluation, frozen_sample, posterior_mean
 from topoprior.nn.weights_in_use import ROWS, Draws, InUse, Unfoldable, restored, tell
@@ -50,7 +50,8 @@ def predict(
         ValueError: also for a model that does not return at least two logits.
 
     Warns:
-        UserWarning: the model returns probabilities; it has no Bayesian layer and its samples are all the same.
+        UserWarning: the model returns probabilities; it has no Bayesian layer and its samples are all the same; it has
+            been trained, and its batch normalization has statistics of training.
 
     Example:
         >>> import topoprior as tp
@@ -126,7 +127,7 @@ def sample_outputs(
             a ``bn_loader`` or loader that can be read only once where it is read for each draw; inputs of different length, no model, no batch, a model that does not return one row for each it is given.
 
     Warns:
-        UserWarning: no Bayesian layer, and samples that are all the same.
+        UserWarning: no Bayesian layer, and samples that are all the same; batch normalization with statistics of training.
 
     Example:
         >>> import topoprior as tp
@@ -157,6 +158,8 @@ def _sample(
         raise ValueError(f"num_samples: antithetic samples come in pairs, found {num_samples}")
     if bn_loader is not None and any(map(norms_of, models)):
         return _sample_with_statistics(models, x, num_samples, max_batch, antithetic, output, bn_loader)
+    for each in models:
+        warn_old_statistics(each, 4)
     streamed = is_loader(x)
     if not streamed:
         rows(x)

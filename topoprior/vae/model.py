@@ -130,6 +130,9 @@ class CoveringVAE(RealModule):
             last.weight[covering.num_features :] *= 0.1
             last.bias[covering.num_features :] = 0.0
 
+    def extra_repr(self) -> str:
+        return f"{self.covering!r}, {tuple(self.data_shape)}, likelihood={self.likelihood!r}"
+
     # --- the parts ---------------------------------------------------------------------------
 
     @property
