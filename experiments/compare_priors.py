@@ -1,4 +1,4 @@
-"""The quick comparison: `experiments.priors.compare`, as one command.
+"""The quick comparison: `experiments.posteriors.quick`, as one command.
 
 python experiments/compare_priors.py --help
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees only its own folder
 
-from experiments.priors.compare import main  # noqa: E402
+from experiments.posteriors.quick import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

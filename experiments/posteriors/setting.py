@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +14,29 @@ from torch import Tensor, nn
 import topoprior as tp
 
 EMBEDDED = Path(__file__).parents[2] / "data" / "fashion-mnist-subset.npz"
-_WIDTHS = (16, 32, 64)
+WIDTHS = (16, 32, 64)
 
 Images = tuple[Tensor, Tensor, Tensor, Tensor]  # to learn from with labels, to be judged by with labels
+
+
+Make = Callable[[int, int], nn.Module]  # a layer of (inputs, outputs)
+
+
+def stack(
+    convolution: Make,
+    linear: Make,
+    *,
+    size: int = 28,
+    channels: int = 1,
+    classes: int = 10,
+    widths: Sequence[int] = WIDTHS,
+) -> list[nn.Module]:
+    """Convolutions of ``widths`` channels, each halving images of ``size`` pixels a side, and a last layer."""
+    layers: list[nn.Module] = []
+    for width in widths:
+        layers += [convolution(channels, width), nn.MaxPool2d(2), nn.LeakyReLU(0.1)]
+        channels, size = width, size // 2
+    return [*layers, nn.Flatten(), linear(channels * size**2, classes)]
 
 
 def network(
@@ -22,23 +44,23 @@ def network(
     last_gain: float,
     posterior: str = "delta",
     *,
-    size: int = 28,
     last: str | None = None,
+    **shape: Any,
 ) -> nn.Sequential:
-    """Convolutions of 16, 32 and 64 channels with ``prior``, a Gaussian last layer, for images of ``size`` pixels a side.
+    """Convolutions with ``prior``, a Gaussian last layer.
 
     Args:
         last: posterior of the last layer, that of the others by default.
+        shape: of :func:`stack`.
     """
-    layers: list[nn.Module] = []
-    channels = 1
-    for width in _WIDTHS:
-        conv = tp.BayesConv2d(channels, width, 3, padding=1, prior=prior, posterior=posterior)
-        layers += [conv, nn.MaxPool2d(2), nn.LeakyReLU(0.1)]
-        channels, size = width, size // 2
     gaussian = tp.Gaussian(gain=last_gain)
-    linear = tp.BayesLinear(channels * size**2, 10, prior=gaussian, posterior=last or posterior)
-    return nn.Sequential(*layers, nn.Flatten(), linear)
+    return nn.Sequential(
+        *stack(
+            lambda i, o: tp.BayesConv2d(i, o, 3, padding=1, prior=prior, posterior=posterior),
+            lambda i, o: tp.BayesLinear(i, o, prior=gaussian, posterior=last or posterior),
+            **shape,
+        )
+    )
 
 
 def read_idx(path: Path) -> np.ndarray:
