@@ -137,6 +137,12 @@ def describe(name: str, data_dir: Path, *, image_size: int | None = None) -> Des
     return Description(source.digest(), tuple(source.notes))
 
 
+def counts(name: str, data_dir: Path) -> tuple[int, int]:
+    """How many training and test images a data set has. Raises DataError as `load` does."""
+    source = _find(name, data_dir, True, None)
+    return len(source.train_labels), len(source.test_labels)
+
+
 def _find(name: str, data_dir: Path, download: bool, image_size: int | None) -> _Source:
     if image_size is not None and image_size < 1:
         raise DataError(f"--image-size {image_size}: choose at least 1")

@@ -48,7 +48,8 @@ from experiments.posteriors.controls import PRIORS
 from experiments.posteriors.methods import Problem
 from experiments.posteriors.setting import Images, network, stack
 
-SAMPLED, POINT, PLAIN, BLITZ = "sampled", "most probable point", "nn.Conv2d", "BLiTZ, mean field"
+SAMPLED, POINT, PLAIN, BLITZ = "sampled", "MAP", "nn.Conv2d", "BLiTZ, mean field"
+USUAL = (100, 500)  # images to learn from, unseen images
 #: A chain, and when chains agree: the 99 percent quantile of r-hat over the predictions for the first unseen images.
 CHAIN: dict[str, Any] = {
     "warmup": 1500, "thinning": 40, "energy_error": 5e-4, "first": 50, "more": 25, "r_hat": 1.1, "judges": 100
@@ -62,12 +63,13 @@ DESCENT = {"lr": 0.01, "window": 250, "gain": 0.01, "draws": 64}
 
 def sampled(problem: Problem, net: nn.Module, folder: Path, chains: int, most: int) -> dict[str, Any]:
     """A first round of draws, then more of them until the chains agree, or ``most`` gradients a chain are spent."""
-    unseen, count = problem.unseen, CHAIN["first"]
+    unseen, thinning, warmup = problem.unseen, CHAIN["thinning"], min(CHAIN["warmup"], most // 3)
+    count = min(CHAIN["first"], max(4, (most - warmup) // thinning))
     while True:
-        gradients = CHAIN["warmup"] + count * CHAIN["thinning"]
+        gradients = warmup + count * thinning
         samples = tp.sample_posterior(
             net, problem.data, method="baoab", num_chains=chains, num_samples=count, seed=problem.seed, progress=False,
-            folder=folder, **{name: CHAIN[name] for name in ("warmup", "thinning", "energy_error")},
+            folder=folder, warmup=warmup, thinning=thinning, energy_error=CHAIN["energy_error"],
         )  # fmt: skip
         kept = len(samples.stats["energy"])
         few = samples.predict(unseen[: CHAIN["judges"]])
@@ -79,7 +81,7 @@ def sampled(problem: Problem, net: nn.Module, folder: Path, chains: int, most: i
             "gradients": gradients,
             "chains": kept,
         }
-        if r_hat <= CHAIN["r_hat"] or gradients + CHAIN["more"] * CHAIN["thinning"] > most:
+        if r_hat <= CHAIN["r_hat"] or gradients + CHAIN["more"] * thinning > most:
             break
         count += CHAIN["more"]
     found["converged"] = float(r_hat <= CHAIN["r_hat"] and kept == chains)
@@ -169,24 +171,31 @@ def run(images: Images, config: Mapping[str, Any], folder: Path) -> dict[str, An
 # --- which runs ------------------------------------------------------------------------------
 
 
-def make_config(arguments: argparse.Namespace, method: str, seed: int, images: Images) -> dict[str, Any]:
+def make_config(
+    arguments: argparse.Namespace, method: str, seed: int, images: Images, classes: int
+) -> dict[str, Any]:
     return {
         "method": method, "dataset": arguments.dataset, "seed": seed, "n": len(images[1]), "test": len(images[3]),
-        "size": arguments.image_size, "channels": images[0].shape[1], "classes": int(max(images[1].max(), images[3].max())) + 1,
+        "size": arguments.image_size, "channels": images[0].shape[1], "classes": classes,
         "widths": [arguments.width * k for k in (1, 2, 4)], "last_gain": arguments.last_gain, "chains": arguments.chains,
         "most": arguments.most, "chain": CHAIN, "descent": DESCENT, "data": digest(*map(tensor_bytes, images)),
     }  # fmt: skip
 
 
-def read(arguments: argparse.Namespace, seed: int) -> Images:
-    """The images of a split, with mean 0 and standard deviation 1 over those to learn from."""
+def read(arguments: argparse.Namespace, seed: int) -> tuple[Images, int]:
+    """The images of a split, with mean 0 and standard deviation 1 over those to learn from; the number of classes."""
+    where = (arguments.dataset, arguments.data_dir)
+    asked = (arguments.train_size, arguments.test_size)
+    train, test = (
+        min(usual, count) if size is None else size
+        for size, usual, count in zip(asked, USUAL, datasets.counts(*where), strict=True)
+    )
     found = datasets.load(
-        arguments.dataset, arguments.data_dir, image_size=arguments.image_size,
-        train_size=arguments.train_size, test_size=arguments.test_size, seed=seed,
-    )  # fmt: skip
+        *where, image_size=arguments.image_size, train_size=train, test_size=test, seed=seed
+    )
     mean, std = found.train_images.mean(), found.train_images.std().clamp_min(1e-6)
     x, unseen = ((part - mean) / std for part in (found.train_images, found.test_images))
-    return x, found.train_labels, unseen, found.test_labels
+    return (x, found.train_labels, unseen, found.test_labels), len(found.classes)
 
 
 def work(store: Store, chains: Path, images: Images, config: dict[str, Any]) -> str:
@@ -206,7 +215,9 @@ def run_all(arguments: argparse.Namespace, store: Store) -> list[dict[str, Any]]
     splits = {seed: read(arguments, seed) for seed in seed_list(arguments.seeds, arguments.seed)}
     # The longest first: what is left at the end is short, and no processor waits.
     every = [
-        (splits[seed], make_config(arguments, m, seed, splits[seed])) for m in methods for seed in splits
+        (images, make_config(arguments, m, seed, images, k))
+        for m in methods
+        for seed, (images, k) in splits.items()
     ]
     jobs = [(images, config) for images, config in every if store.get(config) is None]
     call = functools.partial(work, store, arguments.output / "chains")
@@ -232,13 +243,20 @@ def make_parser() -> Parser:
         help=f"of {', '.join(datasets.NAMES)}, or a folder with train/<class>/ and test/<class>/",
     )
     data.add_argument(
-        "--data-dir", type=Path, default=Path("data"), help="where torchvision's files are, or are put"
+        "--data-dir",
+        type=Path,
+        default=Path(".cache/data"),
+        help="where torchvision's files are, or are put",
     )
     data.add_argument("--image-size", type=whole, default=14, help="pixels a side, at least 8")
     data.add_argument(
-        "--train-size", type=whole, default=100, help="images to learn from, drawn by the seed"
+        "--train-size",
+        type=whole,
+        help=f"images to learn from, drawn by the seed; {USUAL[0]}, or all where there are fewer",
     )
-    data.add_argument("--test-size", type=whole, default=500, help="unseen images")
+    data.add_argument(
+        "--test-size", type=whole, help=f"unseen images; {USUAL[1]}, or all where there are fewer"
+    )
     data.add_argument(
         "--seeds", default="3", help="splits: how many from --seed on, or a list such as 0,1,2"
     )

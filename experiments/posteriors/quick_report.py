@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from experiments.common.document import Document, escape
-from experiments.common.pictures import png
+from experiments.common.forest import Cell, Panel, forest
+from experiments.common.palette import colour
 from experiments.common.statistics import Paired, interval, paired_t_test
 from experiments.common.tables import write_csv
 from experiments.posteriors.controls import PRIORS
@@ -44,7 +45,7 @@ def summary(table: pd.DataFrame) -> list[list[str]]:
 
 def _words(method: str) -> str:
     prior, comma, what = method.partition(", ")
-    return f"{PRIORS[prior].words}{comma}{what}" if prior in PRIORS else method
+    return f"{PRIORS[prior].words.split(',')[0]}{comma}{what}" if prior in PRIORS else method
 
 
 def _short(values: pd.Series) -> str:
@@ -69,7 +70,7 @@ def differences(table: pd.DataFrame, first: str) -> dict[str, Paired]:
 
 
 def write(table: pd.DataFrame, arguments: argparse.Namespace) -> Path:
-    """report.md, runs.csv, nll.png."""
+    """report.md, runs.csv, forest.png."""
     page = Document(f"Weight priors on {escape(arguments.dataset)}")
     page.text(
         f"{table['n'].iloc[0]} images to learn from, {table['test'].iloc[0]} unseen ones, {table['seed'].nunique()} splits; a network of "
@@ -79,15 +80,15 @@ def write(table: pd.DataFrame, arguments: argparse.Namespace) -> Path:
     first = f"{arguments.priors[0]}, sampled"
     found = differences(table, first)
     page.picture(
-        "nll.png",
-        png(_forest(found, first)),
+        "forest.png",
+        _forest(found, first),
         f"NLL of {_words(first)} minus the others', paired by split, with 95% intervals that are not corrected for their number. Left of 0 it predicts better.",
     )
     page.heading("How to read it")
     page.text(
         "Sampled: the mean prediction of chains on the posterior (underdamped Langevin on the cover, full batch, temperature 1), each from its own draw of the prior. "
         "They count as converged where the 99 percent quantile of rank-normalized split r-hat, over the predicted probabilities of 100 unseen images, is at most 1.1. "
-        "The others descend with Adam and count as converged where 250 steps gain less than .01 nats an image. Most probable point: of the same posterior, in "
+        "The others descend with Adam and count as converged where 250 steps gain less than .01 nats an image. MAP: the most probable point of the same posterior, in "
         "whitened coordinates. nn.Conv2d has no prior. BLiTZ has its default prior; a KL / image far below the logarithm of the number of classes "
         "means that it fell back to it. A prior is judged by its sampled posterior: the other rows say what an approximation costs."
     )
@@ -98,15 +99,17 @@ def write(table: pd.DataFrame, arguments: argparse.Namespace) -> Path:
     return page.write(arguments.output)
 
 
-def _forest(found: Mapping[str, Paired], first: str) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 0.45 * len(found) + 1.2), layout="constrained")
-    axis = figure.subplots()
-    rows = sorted(found.items(), key=lambda item: -item[1].mean)
-    for i, (_, difference) in enumerate(rows):
-        axis.errorbar(difference.mean, -i, xerr=difference.half_width, fmt="o", color="C0", capsize=3)
-    axis.axvline(0, color="0.6", linewidth=1, zorder=0)
-    axis.set_yticks([-i for i in range(len(rows))], [_words(method) for method, _ in rows])
-    axis.set_xlabel(f"NLL of {_words(first)} minus this method's, nats")
-    return figure
+def _forest(found: Mapping[str, Paired], first: str) -> bytes:
+    rows = sorted(found.items(), key=lambda item: item[1].mean)
+    return forest(
+        [_words(method) for method, _ in rows],
+        [colour(method.partition(", ")[0]) for method, _ in rows],
+        [
+            Panel(
+                "",
+                f"NLL of {_words(first)} minus the other's, nats",
+                [Cell(d.mean, d.half_width) for _, d in rows],
+            )
+        ],
+        across=1,
+    )

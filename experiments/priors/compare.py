@@ -1,7 +1,7 @@
 """Compare weight priors: the same small 3x3 CNN with Klein-bottle, Gaussian, BLiTZ or plain convolutions.
 
-    python experiments/compare_priors.py
-    python experiments/compare_priors.py --dataset mnist --train-size 1000 --seeds 10
+    python -m experiments.priors.compare
+    python -m experiments.priors.compare --dataset mnist --train-size 1000 --seeds 10
 
 All methods get the same data, batches, steps and network. Every finished run is kept in OUTPUT/runs, so
 the same command resumes a job that was stopped.
@@ -126,7 +126,7 @@ def write_results(jobs: Sequence[Job], store: Store, output: Path) -> None:
 
 
 def make_parser() -> Parser:
-    parser = Parser(__doc__, prog="compare_priors.py")
+    parser = Parser(__doc__, prog="python -m experiments.priors.compare")
     data = parser.add_argument_group("data").add_argument
     data("--dataset", default="embedded", metavar="NAME|FOLDER",
          help=f"{', '.join(datasets.NAMES)}, or a folder with train/<class>/ and test/<class>/")  # fmt: skip
@@ -161,7 +161,7 @@ def make_parser() -> Parser:
     training("--device", default="auto", help="cpu, cuda, ...; auto: cuda if there is one")
 
     output = parser.add_argument_group("results").add_argument
-    output("--output", type=Path, default=Path("results/compare_priors"), help="folder")
+    output("--output", type=Path, default=Path("results/compare"), help="folder")
     output("--fresh", action="store_true", help="recompute runs that are already there")
     return parser
 

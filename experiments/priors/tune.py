@@ -6,7 +6,7 @@
 
 A profile is a network, a budget, data, and what may be chosen:
 
-    compare           compare_priors.py's network on the embedded images: learning rate, start of the posterior, how
+    compare           experiments.priors.compare's network on the embedded images: learning rate, start of the posterior, how
                       fast latents (or weights) learn beside the last layer
     bayes-mnist       the sweep's network on 50, 100 and 200 images of MNIST: the same, the last layer's weight decay,
                       the noise at the start and the prior's scale, at T = 1

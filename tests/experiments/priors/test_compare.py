@@ -1,6 +1,7 @@
-"""experiments/compare_priors.py as its users run it: results, resumption, one line for every error."""
+"""experiments.priors.compare as its users run it: results, resumption, one line for every error."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,17 +18,17 @@ from experiments.priors import compare as compare_priors
 from experiments.priors.grid import Job
 from tests.experiments.priors.test_data import write_image
 
-SCRIPT = Path(compare_priors.__file__).parents[1] / "compare_priors.py"
+COMMAND = [sys.executable, "-m", "experiments.priors.compare"]
+ANYWHERE = {**os.environ, "PYTHONPATH": str(Path(compare_priors.__file__).parents[2])}
 TINY = ["--train-size", "40", "--test-size", "30", "--steps", "3", "--samples", "2", "--batch-size", "20"]
 FILES = ["config.json", "forest.png", "kernels.png", "reliability.png", "report.md", "runs", "runs.csv"]
 
 
 def test_end_to_end_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From any folder, without PYTHONPATH; the second time nothing is trained."""
+    """From any folder; the second time nothing is trained."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
     command = [
-        sys.executable,
-        str(SCRIPT),
+        *COMMAND,
         *TINY,
         "--priors",
         "klein,gaussian",
@@ -36,7 +37,7 @@ def test_end_to_end_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "--output",
         "out",
     ]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, env=ANYWHERE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
     assert sorted(p.name for p in out.iterdir()) == FILES
@@ -156,8 +157,8 @@ def test_errors_are_one_line(
 
 
 def test_error_of_the_script_itself(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--priors", "nothing"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    command = [*COMMAND, "--priors", "nothing"]
+    done = subprocess.run(command, cwd=tmp_path, env=ANYWHERE, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
