@@ -112,7 +112,16 @@ def _uncertified(_: Path) -> None:
     tp.vae.fit(vae, torch.randn(100, 4), epochs=1, warm=False, progress=False)
 
 
+def _hot(_: Path) -> None:
+    parts = {"x": tp.priors.Part(torch.Size([50]), tp.priors.StandardNormal())}
+    tp.inference.sample_density(
+        lambda p: -50 * p["x"].square().sum(), parts, method="baoab", num_chains=1, num_samples=10, warmup=0,
+        friction=0.1, progress=False,
+    )  # fmt: skip
+
+
 _TROUBLE = {
+    "kinetic temperature": _hot,
     "num_data": lambda _: tp.elbo_loss(torch.zeros(8, 2), torch.zeros(8).long(), tp.BayesLinear(4, 2), 3),
     "no Bayesian layer": lambda _: tp.kl_divergence(_NET),
     "probabilities already": lambda _: tp.predict(

@@ -58,7 +58,7 @@ def test_end_to_end_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare_priors, "run_job", _must_not_run)
-    compare_priors.main(command[2:])
+    compare_priors.main(command[len(COMMAND) :])
     assert pd.read_csv(out / "runs.csv").equals(results)
 
 
