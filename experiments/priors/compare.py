@@ -21,13 +21,13 @@ import pandas as pd
 from experiments.common import data as datasets
 from experiments.common import options
 from experiments.common.document import plain_table
+from experiments.common.engine import Pool, compute
 from experiments.common.folders import LARGEST_SIDE
 from experiments.common.metrics import METRICS
 from experiments.common.options import Parser, positive, say, whole
 from experiments.common.store import Run, Store, digest
 from experiments.common.tables import as_rows, differences, means, signed
 from experiments.priors import networks, report, table
-from experiments.priors.engine import Pool, compute
 from experiments.priors.grid import Job
 from experiments.priors.hardware import Hardware
 from experiments.priors.job import Sources, run_job, tell

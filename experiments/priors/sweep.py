@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import options
+from experiments.common.engine import Pool, compute, missing
 from experiments.common.options import Parser, named_folder, names, positive, whole
 from experiments.common.store import Store, digest
-from experiments.priors.engine import Pool, compute, missing
 from experiments.priors.grid import TUNED, Axes, Job, make_jobs
 from experiments.priors.hardware import PRECISIONS, Hardware
 from experiments.priors.job import Sources, run_job, tell

@@ -37,13 +37,13 @@ from typing import Any
 import pandas as pd
 
 from experiments.common import metrics, options
+from experiments.common.engine import Pool, compute
 from experiments.common.options import Parser, named_folder, names, say, whole
 from experiments.common.splits import stratified_indices, train_validation_split
 from experiments.common.store import Store, write_json
 from experiments.common.tables import write_csv
 from experiments.priors import training
 from experiments.priors.candidates import of_network, stages
-from experiments.priors.engine import Pool, compute
 from experiments.priors.grid import LEADING
 from experiments.priors.job import Sources
 from experiments.priors.methods import (

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from experiments.common.options import say, whole
 from experiments.common.store import Store
-from experiments.priors.workers import die_with
+from experiments.common.workers import die_with
 
 BACKENDS = ("loky", "threading", "dask", "ray")
 
