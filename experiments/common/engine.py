@@ -110,10 +110,12 @@ def title(task: Task) -> str:
         'images, klein, seed 1'
     """
     config = task.config()
-    named = {key: config.get(key) for key in ("train_size", "temperature", "seed")}
-    words = [Path(str(config.get("dataset", ""))).name, config.get("method", ""), named.pop("train_size")]
+    named = {key: config.get(key) for key in ("n", "last_gain", "temperature", "seed", "chain")}
+    words = [Path(str(config.get("dataset", ""))).name, *map(config.get, ("method", "prior", "train_size"))]
     known = [str(word) for word in words if word]
-    return ", ".join(known + [f"{key} {value}" for key, value in named.items() if value is not None])
+    return ", ".join(
+        known + [f"{key.replace('_', ' ')} {value}" for key, value in named.items() if value is not None]
+    )
 
 
 def _results(tasks: Sequence[T], work: Work[T], pool: Pool) -> Iterator[tuple[T, dict[str, Any]]]:

@@ -17,20 +17,20 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import topoprior as tp
+from experiments.common.engine import Pool, compute
 from experiments.common.options import (
     Parser,
     check_known,
     names,
     positive,
-    say,
     seed_list,
     whole,
     wholes,
@@ -51,8 +51,20 @@ _VALIDATION = 1000  # last training images, which judge that choice
 _DIAGNOSED = 30  # first unseen images, of which every draw's prediction is kept
 
 
-def run_chain(images: Images, config: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Chain:
+    """One run: what it learns from, and all that decides its numbers."""
+
+    images: Images
+    settled: dict[str, Any]
+
+    def config(self) -> dict[str, Any]:
+        return self.settled
+
+
+def run_chain(chain: Chain) -> dict[str, Any]:
     """One chain from a draw of the prior: its mean predictions, and those of every draw for a few images."""
+    images, config = chain.images, chain.settled
     prior, seed = PRIORS[config["prior"]].make(), _seed(config)
     problem = Problem(images, prior, config["last_gain"], seed)
     began = time.process_time()
@@ -120,8 +132,8 @@ class Data:
         return choose(arrays, config["n"], config["test"], config["seed"], config["size"])
 
 
-def run(args: argparse.Namespace) -> None:
-    """All chains that there are not; several at once with --workers."""
+def run(args: argparse.Namespace) -> int:
+    """All chains that there are not; how many failed."""
     check_known(args.priors, PRIORS, "--priors")
     check_known([str(args.size)], ("14", "28"), "--size")
     check_known(args.datasets, CHOSEN, "--datasets")
@@ -131,33 +143,15 @@ def run(args: argparse.Namespace) -> None:
         if n % 10:
             raise ValueError(f"-n {n}: give a multiple of 10, as many images of every class")
     store, data = Store(args.output / "runs"), Data(args.datasets, args.data)
-    jobs = []
+    chains = []
     for config in configs(args):
         images = data(config)
-        config["data"] = digest(*map(tensor_bytes, images))
-        if store.get(config) is None:
-            jobs.append((images, config))
-    say(f"{len(jobs)} chains to run")
-    if args.workers == 1:
-        for images, config in jobs:
-            _run_and_keep(store, images, config)
-        return
-    import joblib
-
-    work = joblib.delayed(_run_and_keep)
-    joblib.Parallel(args.workers, batch_size=1)(work(store, *job, threads=1) for job in jobs)
+        chains.append(Chain(images, {**config, "data": digest(*map(tensor_bytes, images))}))
+    return compute(chains, run_chain, store, Pool.of(args), tell)
 
 
-def _run_and_keep(store: Store, images: Images, config: dict[str, Any], threads: int | None = None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if store.get(config) is not None:  # another process was here
-        return
-    result = run_chain(images, config)
-    store.put(config, result)
-    m = result["measures"]
-    what = f"split {config['seed']} n {config['n']} {config['dataset']} gain {config['last_gain']:g} {config['prior']}"
-    say(f"{what} chain {config['chain']}: {result.get('failure') or ''}{m['seconds']:.0f} s")
+def tell(result: Mapping[str, Any]) -> str:
+    return f"{result.get('failure', '')} {result['measures']['seconds']:.0f} s".strip()
 
 
 # --- command line ----------------------------------------------------------------------------
@@ -184,7 +178,7 @@ def make_parser() -> Parser:
     add("--size", type=whole, default=14, help="pixels a side: 28, or 14 by averaging")
     add("--last-gain", type=positive, help="of the last layer's Gaussian prior; by default what was chosen")
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
-    add("--workers", type=whole, default=1, help="processes, a chain each")
+    Pool.add_options(parser)
     return parser
 
 
@@ -195,8 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.report is None:
             args.output.mkdir(parents=True, exist_ok=True)
             write_config(args, chain=CHAIN, short=SHORT, gains=GAINS, chosen=CHOSEN)
-            run(args)
-            return 0
+            return 1 if run(args) else 0
         from experiments.posteriors import priors_report
 
         print(priors_report.write(Store(args.output / "runs"), args.report))

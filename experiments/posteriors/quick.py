@@ -12,24 +12,25 @@ Every split of the data is a run, kept in OUTPUT/runs; chains are kept while the
 from __future__ import annotations
 
 import argparse
-import functools
-import os
+import json
 import shutil
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 import topoprior as tp
 from experiments.common import data as datasets
 from experiments.common.document import plain_table
+from experiments.common.engine import Pool, compute
 from experiments.common.metrics import evaluate
 from experiments.common.options import (
     Parser,
@@ -141,9 +142,9 @@ def blitz(problem: Problem, shape: Mapping[str, Any], most: int) -> dict[str, An
     return {"predictions": torch.stack(passes).mean(0), "KL / image": kl, **found}
 
 
-def run(images: Images, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """One method on one split."""
-    torch.set_num_threads(1)
+def run(cell: Cell) -> dict[str, Any]:
+    """One method on one split; the chains that it came from are removed."""
+    images, config, folder = cell.images, cell.settled, cell.folder
     torch.manual_seed(config["seed"])
     began = time.process_time()
     prior, _, what = config["method"].rpartition(", ")
@@ -163,6 +164,7 @@ def run(images: Images, config: Mapping[str, Any], folder: Path) -> dict[str, An
                 found = sampled(problem, net, folder, config["chains"], config["most"])
             else:
                 found = point(problem, net, config["most"])
+    shutil.rmtree(folder, ignore_errors=True)
     predictions = found.pop("predictions").double()
     measures = {**evaluate(predictions, images[3]), **found, "core seconds": time.process_time() - began}
     return {"measures": measures}
@@ -198,37 +200,35 @@ def read(arguments: argparse.Namespace, seed: int) -> tuple[Images, int]:
     return (x, found.train_labels, unseen, found.test_labels), len(found.classes)
 
 
-def work(store: Store, chains: Path, images: Images, config: dict[str, Any]) -> str:
-    """Run, keep, remove the chains that it came from; a word on it."""
-    folder = chains / store.path(config).stem
-    store.put(config, run(images, config, folder))
-    shutil.rmtree(folder, ignore_errors=True)
-    return f"{config['method']}, split {config['seed']}"
+@dataclass(frozen=True)
+class Cell:
+    """One method on one split: what it learns from, all that decides its numbers, where its chains are kept."""
+
+    images: Images
+    settled: dict[str, Any]
+    folder: Path
+
+    def config(self) -> dict[str, Any]:
+        return self.settled
 
 
-def run_all(arguments: argparse.Namespace, store: Store) -> list[dict[str, Any]]:
-    """All that there is not yet; the configurations of all."""
-    import joblib
-
+def cells(arguments: argparse.Namespace) -> list[Cell]:
+    """The longest first: what is left at the end is short, and no processor waits."""
     methods = [f"{prior}, {SAMPLED}" for prior in arguments.priors]
     methods += [f"{prior}, {POINT}" for prior in arguments.priors] + [PLAIN, BLITZ]
     splits = {seed: read(arguments, seed) for seed in seed_list(arguments.seeds, arguments.seed)}
-    # The longest first: what is left at the end is short, and no processor waits.
-    every = [
-        (images, make_config(arguments, m, seed, images, k))
-        for m in methods
-        for seed, (images, k) in splits.items()
-    ]
-    jobs = [(images, config) for images, config in every if store.get(config) is None]
-    call = functools.partial(work, store, arguments.output / "chains")
-    parallel = joblib.Parallel(
-        min(arguments.workers, max(len(jobs), 1)), batch_size=1, return_as="generator_unordered"
-    )
-    with tqdm(total=len(every), initial=len(every) - len(jobs), desc="runs", file=sys.stderr) as progress:
-        for done in parallel(joblib.delayed(call)(*job) for job in jobs):
-            progress.set_postfix_str(done)
-            progress.update()
-    return [config for _, config in every]
+    found = []
+    for method, (seed, (images, classes)) in product(methods, splits.items()):
+        config = make_config(arguments, method, seed, images, classes)
+        found.append(
+            Cell(images, config, arguments.output / "chains" / f"{digest(json.dumps(config).encode())}")
+        )
+    return found
+
+
+def tell(result: Mapping[str, Any]) -> str:
+    m = result["measures"]
+    return f"NLL {m['cls/NLL']:.3f}, {'' if m['converged'] else 'not '}converged, {m['core seconds']:.0f} s of a core"
 
 
 # --- command line ----------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def make_parser() -> Parser:
         default=7000,
         help="gradients of a chain or a descent, where it does not converge before",
     )
-    model.add_argument("--workers", type=whole, default=os.cpu_count() or 1, help="processes")
+    Pool.add_options(parser)
     parser.add_usual("results/compare_priors")
     return parser
 
@@ -295,11 +295,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(arguments.output)
         store = Store(arguments.output / "runs")
         write_config(arguments, chain=CHAIN, descent=DESCENT)
-        configs = run_all(arguments, store)
-        table = quick_report.table_of([(config, store.get(config)) for config in configs])
+        every = cells(arguments)
+        failed = compute(every, run, store, Pool.of(arguments), tell)
+        table = quick_report.table_of([(cell.config(), store.get(cell.config())) for cell in every])
+        if not len(table):
+            return 1
         path = quick_report.write(table, arguments)
         print(plain_table(quick_report.summary(table)))
         say(f"report: {path}")
+        if failed:
+            return 1
     return ending.status
 
 

@@ -1,5 +1,11 @@
 """Priors under the posterior: every chain is a run, cells are paired by split, the report says what did not converge."""
 
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
@@ -10,7 +16,7 @@ from experiments.posteriors import priors, priors_report  # noqa: E402
 from experiments.posteriors.engines import judge  # noqa: E402
 
 SMALL = ["--datasets", "embedded", "--priors", "klein-3x3,twin", "--seeds", "1", "-n", "10",
-         "--chains", "2", "--test", "30", "--budget", "0.001"]  # fmt: skip
+         "--chains", "2", "--test", "30", "--budget", "0.001", "--jobs", "1"]  # fmt: skip
 
 
 def command(folder, *more: str) -> int:
@@ -42,7 +48,7 @@ def test_chains_are_made_once_and_reported(tmp_path, monkeypatch):
 @pytest.mark.slow  # starts processes
 def test_two_workers_give_the_numbers_of_one(tmp_path):
     assert command(tmp_path / "one", "--priors", "twin") == 0
-    assert command(tmp_path / "two", "--priors", "twin", "--workers", "2") == 0
+    assert command(tmp_path / "two", "--priors", "twin", "--jobs", "2") == 0
     one, two = (
         [r.result["predictions"] for r in Store(tmp_path / f / "out" / "runs")] for f in ("one", "two")
     )
@@ -102,3 +108,42 @@ def test_bad_arguments(tmp_path, capsys):
         with pytest.raises(SystemExit):
             priors.main([*SMALL, "--output", str(tmp_path / "none"), *arguments])
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow  # starts a cluster
+def test_a_cluster_that_loses_a_worker_gives_the_numbers_of_one_process(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setenv("PYTHONPATH", str(Path(priors.__file__).parents[2]))
+    longer = ["--priors", "twin", "--chains", "12", "--budget", "0.05"]
+    assert command(tmp_path / "one", *longer) == 0
+    killed = []
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+
+        def kill() -> None:
+            """As soon as the cluster has finished a chain."""
+            with distributed.Client(cluster) as client:
+                while not any("memory" in states for states in client.run_on_scheduler(_states)):
+                    time.sleep(0.05)
+                killed.append(client.run_on_scheduler(_states).count("memory"))
+            os.kill(next(iter(cluster.workers.values())).pid, signal.SIGKILL)
+
+        assassin = threading.Thread(target=kill)
+        assassin.start()
+        where = ["--backend", "dask", "--scheduler", cluster.scheduler_address, "--jobs", "2"]
+        assert command(tmp_path / "many", *longer, *where) == 0
+        assassin.join()
+    assert 0 < killed[0] < 12  # in the middle
+    one, many = (list(Store(tmp_path / f / "out" / "runs")) for f in ("one", "many"))
+    assert [r.config for r in one] == [r.config for r in many]
+    assert len(one) == 12
+    for mine, other in zip(one, many, strict=True):
+        mine, other = (torch.tensor(r.result["predictions"]) for r in (mine, other))
+        torch.testing.assert_close(mine, other, atol=1e-3, rtol=0)
+
+
+def _states(dask_scheduler) -> list[str]:
+    return [
+        task.state
+        for task in dask_scheduler.tasks.values()
+        if "run_chain" in str(task) or "attempt" in str(task)
+    ]

@@ -15,7 +15,7 @@ from experiments.common.store import Store  # noqa: E402
 from experiments.posteriors import quick, quick_report  # noqa: E402
 from tests.experiments.priors.test_data import write_image  # noqa: E402
 
-SMALL = ["--test-size", "30", "--width", "2", "--chains", "2", "--workers", "1", "--priors", "gaussian"]
+SMALL = ["--test-size", "30", "--width", "2", "--chains", "2", "--jobs", "1", "--priors", "gaussian"]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_images_of_ones_own(tmp_path):
         for k, name in enumerate(("a", "b", "c")):
             for i in range(4):
                 write_image(tmp_path / "mine" / part / name / f"{i}.png", (60 * k, 10 * i, 90), (9, 9))
-    arguments = ["--dataset", str(tmp_path / "mine"), "--width", "2", "--chains", "2", "--workers", "1"]
+    arguments = ["--dataset", str(tmp_path / "mine"), "--width", "2", "--chains", "2", "--jobs", "1"]
     assert (
         quick.main(
             [
