@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import topoprior as tp
 from topoprior.inference import PosteriorSamples, diagnose, log_joint, log_prior
+from topoprior.inference.potential import categorical, network_potential
 from topoprior.utils.files import CheckpointError
 
 NOISE = 0.5
@@ -112,6 +113,39 @@ def test_log_prior_and_log_joint(data: tuple[Tensor, Tensor]) -> None:
     also = torch.autograd.grad(-120 * elbo, list(net.parameters()))
     for found, wanted in zip(also, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "prior", ["klein-3x3", "gaussian", "laplace", "correlated-gaussian", "euclidean-3x3"]
+)
+def test_the_energy_of_chains_is_minus_the_log_joint(prior: str) -> None:
+    """Taken together for speed, layer by layer and in a function of named parameters it is one density; so are its gradients."""
+    net = nn.Sequential(
+        tp.BayesConv2d(1, 3, 3, padding=1, prior=prior, posterior="delta"),
+        nn.Tanh(),
+        tp.BayesConv2d(3, 2, 3, prior=prior, posterior="delta"),
+        nn.Flatten(),
+        tp.BayesLinear(2 * 4, 3, posterior="delta"),
+    ).double()
+    data = torch.randn(12, 1, 4, 4).double(), torch.randint(3, (12,))
+    potential = network_potential(net, data, categorical)
+    energies, log_joints = [], []
+    for _ in range(2):
+        q = torch.randn(potential.space.size).double().requires_grad_()
+        expected = tp.log_joint(net, data, params=potential.space.unflatten(q))
+        (gradient,) = torch.autograd.grad(-expected, q)
+        energy, found = potential(q)
+        torch.testing.assert_close(
+            found, gradient, rtol=1e-5, atol=1e-5
+        )  # float32 in the decoders' own numbers
+        energies.append(energy)
+        log_joints.append(expected.item())
+    assert energies[0] - energies[1] == pytest.approx(log_joints[1] - log_joints[0], rel=1e-6)
+    before = net(data[0])
+    assert torch.equal(before, net(data[0]))  # its own weights are in use again
+    with pytest.raises(ValueError, match="target"):
+        network_potential(net, (data[0], data[1] + 9), categorical)(q)
+    assert torch.equal(before, net(data[0]))
 
 
 def test_the_posterior_fits_the_data() -> None:

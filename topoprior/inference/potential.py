@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from topoprior.inference.geometry import StateSpace
 from topoprior.nn.contexts import bayes_layers
 from topoprior.nn.targets import check_classes
-from topoprior.priors.coordinates import Part
+from topoprior.priors.coordinates import Part, StandardNormal, Uniform
 from topoprior.priors.delta import DeltaPosterior
 from topoprior.utils.checks import check_int
 
@@ -26,17 +26,31 @@ class Potential:
     Args:
         log_density: of named parts, a scalar in nats, up to a constant.
         space: of the state.
+        precision: (size,), of a normal factor around 0 that is no part of ``log_density``: U has sum(precision q^2) / 2 besides.
     """
 
-    def __init__(self, log_density: Callable[[dict[str, Tensor]], Tensor], space: StateSpace) -> None:
-        self.log_density, self.space = log_density, space
+    def __init__(
+        self,
+        log_density: Callable[[dict[str, Tensor]], Tensor],
+        space: StateSpace,
+        precision: Tensor | None = None,
+    ) -> None:
+        self.log_density, self.space, self.precision = log_density, space, precision
 
     def __call__(self, q: Tensor) -> tuple[float, Tensor]:
-        q = q.detach().requires_grad_()
+        q = q.detach()
+        x = {name: part.detach().requires_grad_() for name, part in self.space.unflatten(q).items()}
         with torch.enable_grad():
-            energy = -self.log_density(self.space.unflatten(q))
-            (gradient,) = torch.autograd.grad(energy, q)
-        return energy.item(), self.space.tangent(q.detach(), gradient)
+            energy = -self.log_density(x)
+            if energy.requires_grad:
+                found = torch.autograd.grad(energy, list(x.values()), materialize_grads=True)
+                gradient = self.space.flatten(dict(zip(x, found, strict=True)))
+            else:
+                gradient = torch.zeros_like(q)
+        if self.precision is not None:
+            of_normal = self.precision.to(q) * q
+            energy, gradient = energy.detach() + 0.5 * of_normal.dot(q), gradient + of_normal
+        return energy.item(), self.space.tangent(q, gradient)
 
 
 def categorical(output: Tensor, target: Tensor) -> Tensor:
@@ -155,13 +169,37 @@ def log_joint(
 
 
 def network_potential(net: nn.Module, data: tuple[Any, Any], log_likelihood: LogLikelihood) -> Potential:
-    """The energy of a network's coordinates given all of its data; constants of the prior are left out."""
-    posteriors = list(delta_posteriors(net).items())
+    """The energy of a network's coordinates given all of its data; constants of the prior are left out.
+
+    What costs in a small network is the number of operations. So the weights of all layers with decoded kernels are made together, and the
+    energy of normal coordinates is that of one vector.
+    """
+    posteriors = delta_posteriors(net)
+    kinds: dict[type, dict[str, DeltaPosterior]] = {}
+    for name, posterior in posteriors.items():
+        kinds.setdefault(type(posterior.coordinates), {})[name] = posterior
+    space = StateSpace(parts_of(net))
+    precision = torch.zeros(space.size)
+    others = []
+    for block in space.blocks:
+        law = space.parts[block.name].law
+        if isinstance(law, StandardNormal):
+            precision[block.where] = 1
+        elif not isinstance(law, Uniform):
+            others.append((block.name, law))
     x, y = data
 
     def log_density(params: dict[str, Tensor]) -> Tensor:
-        energies = [p.coordinates.energy(_own(p, name, params)) for name, p in posteriors]
-        output = torch.func.functional_call(net, params, (x,))
-        return log_likelihood(output, y).sum() - torch.stack(energies).sum()
+        try:
+            for kind, some in kinds.items():
+                points = [(p.coordinates, _own(p, name, params)) for name, p in some.items()]
+                for p, weight in zip(some.values(), kind.weights(points), strict=True):  # type: ignore[attr-defined]
+                    p.held = weight
+            likelihood = log_likelihood(net(x), y).sum()
+        finally:
+            for p in posteriors.values():
+                p.held = None
+        energies = [law.energy(params[name]) for name, law in others]
+        return likelihood - torch.stack(energies).sum() if energies else likelihood
 
-    return Potential(log_density, StateSpace(parts_of(net)))
+    return Potential(log_density, space, precision)

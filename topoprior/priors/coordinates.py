@@ -53,7 +53,10 @@ class StandardNormal(Law):
         return torch.randn(*shape, dtype=like.dtype, device=like.device)
 
     def energy(self, x: Tensor) -> Tensor:
-        flat = at_least_float32(x).flatten()
+        x = at_least_float32(x)
+        if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            x = x.permute(0, 2, 3, 1)  # as it lies in memory: no copy
+        flat = x.flatten()
         return 0.5 * flat.dot(flat)
 
     def log_norm(self, x: Tensor) -> float:
@@ -123,6 +126,11 @@ class Coordinates(KnownBuffers, ABC):
     @abstractmethod
     def weight(self, x: Mapping[str, Tensor]) -> Tensor:
         """The weights at coordinates ``x``, (*shape)."""
+
+    @classmethod
+    def weights(cls, points: Sequence[tuple[Coordinates, Mapping[str, Tensor]]]) -> list[Tensor]:
+        """The weights of several, each at its own coordinates. A class may take them together, for fewer operations."""
+        return [coordinates.weight(x) for coordinates, x in points]
 
     @abstractmethod
     def invert(self, weight: Tensor) -> dict[str, Tensor]:

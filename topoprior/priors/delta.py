@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from topoprior.priors.base import Shape, WeightPosterior, WeightPrior, check_weight
+from topoprior.priors.coordinates import Law, StandardNormal, Uniform
+from topoprior.utils.precision import at_least_float32
+
+_SMALL = 2**16  # numbers: below, copying them costs less than the operations it saves
 
 
 class DeltaPosterior(WeightPosterior):
@@ -44,6 +48,8 @@ class DeltaPosterior(WeightPosterior):
 
     kl_kind = "-log p"
     is_point = True
+    #: While it is set, these are the weights: by whoever takes those of several posteriors together.
+    held: Tensor | None = None
 
     def __init__(
         self, prior: WeightPrior, shape: Shape, *, device: Any = None, dtype: torch.dtype | None = None
@@ -73,14 +79,37 @@ class DeltaPosterior(WeightPosterior):
         self._set(self.coordinates.sample())
 
     def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
-        return self.mean().expand(*sample_shape, *self.shape)
+        mean = self.mean()
+        return mean.expand(*sample_shape, *self.shape) if sample_shape else mean
 
     def mean(self) -> Tensor:
-        return self.coordinates.weight(self.parts())
+        return self.coordinates.weight(self.parts()) if self.held is None else self.held
 
     def kl(self) -> Tensor:
         """-log p(x) in nats, without the constants of normal and uniform laws."""
         return self.coordinates.energy(self.parts())
+
+    @classmethod
+    def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
+        """Small normal parts side by side: in small networks the number of operations costs more than their size."""
+        parts: list[tuple[Tensor, Law]] = []
+        for p in posteriors:
+            assert isinstance(p, DeltaPosterior)
+            parts += p._parts_with_laws()
+        small = [
+            at_least_float32(x).flatten()
+            for x, law in parts
+            if type(law) is StandardNormal and x.numel() <= _SMALL
+        ]
+        kls = [law.energy(x) for x, law in parts if type(law) is not StandardNormal or x.numel() > _SMALL]
+        if small:
+            kls.append(StandardNormal().energy(torch.cat([x.to(small[0].dtype) for x in small])))
+        return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
+
+    def _parts_with_laws(self) -> list[tuple[Tensor, Law]]:
+        """Without latents that are uniform, whose energy is 0."""
+        laws = {name: part.law for name, part in self.coordinates.parts.items()}
+        return [(getattr(self, name), law) for name, law in laws.items() if type(law) is not Uniform]
 
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:
