@@ -69,6 +69,37 @@ def test_layers_at_their_prior_are_named():
         tp.summary(net)  # nothing is known of data: no word
 
 
+@pytest.mark.parametrize(("temperature", "kl"), [(1.0, 50.0), (1.0, 0.0), (1.0, 5.0), (0.1, 50.0)])
+def test_a_long_training_says_what_the_summary_says(temperature, kl):
+    """10 examples of 3 classes, batches of 5: after 1,000 losses and after 2,000; never at another temperature."""
+    net, x, y = net_of_kl(kl), torch.zeros(5, 10), torch.zeros(5, dtype=torch.int64)
+    logits = net(x)[:, :3].detach()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(1, 2600):
+            tp.elbo_loss(logits, y, net, 10, temperature)
+            if step == 999:
+                assert not caught
+        said = len(caught)
+        words = [str(w.message) for w in caught]
+        assert all(w.filename == __file__ for w in caught)
+        tp.summary(net, 10, num_classes=3)
+    expected = [str(w.message) for w in caught[said:]] if temperature == 1 else []
+    assert len(expected) == (temperature == 1 and kl != 5.0)
+    assert words == [f"after {n} losses: {e}" for n in ("1,000", "2,000") for e in expected]
+
+
+def test_a_training_on_many_data_is_judged_after_ten_passes():
+    net, x, y = net_of_kl(0.0), torch.zeros(1, 10), torch.zeros(1, dtype=torch.int64)
+    logits = net(x)[:, :3].detach()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(1999):
+            tp.elbo_loss(logits, y, net, 200)
+    with pytest.warns(UserWarning, match="after 2,000 losses: model: the posterior of 0 has fallen back"):
+        tp.elbo_loss(logits, y, net, 200)
+
+
 def test_points_have_no_kl_to_judge():
     """-log p of a delta posterior is neither a KL above ln C nor, at its mode, a layer fallen back."""
     delta = tp.BayesLinear(10, 10, posterior="delta")

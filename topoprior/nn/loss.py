@@ -15,8 +15,10 @@ from torch.distributions import Distribution
 from topoprior.nn.advice import warn_no_bayesian_layer
 from topoprior.nn.base import BayesLayer
 from topoprior.nn.targets import check_classes
+from topoprior.nn.verdict import at_prior, is_due, objections, warn
 from topoprior.priors.base import WeightPosterior
 from topoprior.utils.checks import check_int, check_module, check_number, check_positive
+from topoprior.utils.tracing import values_known
 
 # --- the KL ----------------------------------------------------------------------------------
 
@@ -123,7 +125,9 @@ def elbo_loss(
             none, ``num_data`` below the size of the batch, a negative or infinite ``temperature``.
 
     Warns:
-        UserWarning: no Bayesian layer in ``model``.
+        UserWarning: no Bayesian layer in ``model``. At temperature 1, after 1,000 losses that saw the data ten times and whenever
+            their number has doubled: KL / N above ln(classes), layers that have fallen back to their prior, as in
+            :func:`topoprior.summary`.
 
     Example:
         >>> import topoprior as tp
@@ -147,7 +151,24 @@ def elbo_loss(
     nll = F.cross_entropy(logits, target, reduction="sum") / len(logits)
     if temperature == 0:
         return nll
-    return nll + temperature / num_data * _kl(model, 2).to(nll)
+    kl = _kl(model, 2)
+    if temperature == 1 and kl.requires_grad and values_known(logits, kl):
+        steps = is_due(model, len(logits), num_data)
+        if steps:
+            _judge(model, num_data, logits.shape[1] if logits.dim() == 2 else None, steps)
+    return nll + temperature / num_data * kl.to(nll)
+
+
+def _judge(model: nn.Module, num_data: int, num_classes: int | None, steps: int) -> None:
+    """The word of :func:`topoprior.summary`, for who calls :func:`elbo_loss`. Points have no KL."""
+    kls, fallen = [0.0], []
+    for name, posteriors in _posteriors(model):
+        if posteriors and posteriors[0].kl_kind != "-log p":
+            kls.append(_sum([p.kl() for p in posteriors]).item())
+            if at_prior(kls[-1], math.prod(posteriors[0].shape)):
+                fallen.append(name)
+    said = objections(math.fsum(kls) / num_data, fallen, num_classes)
+    warn(said, 3, f"after {steps:,} losses: ")
 
 
 def kl_warmup(step: int, num_steps: int, *, start: float = 0.0, schedule: str = "linear") -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,9 @@ from torch import nn
 from topoprior.nn.base import BayesLayer
 from topoprior.nn.loss import kl_per_layer
 from topoprior.nn.selection import convertible_layers, reasons_to_leave
+from topoprior.nn.verdict import at_prior, objections, warn
 from topoprior.utils.checks import check_int, check_module
 
-_NOTHING = 0.01  # nats a weight: a normal 10% of a std away from its prior has .005
 _FAR = 10.0
 
 
@@ -42,7 +41,7 @@ class LayerSummary:
     @property
     def at_prior(self) -> bool:
         """Whether the posterior is the prior nearly: less than .01 nats a weight."""
-        return self.divergence is not None and self.divergence < _NOTHING * math.prod(self.shape)
+        return self.divergence is not None and at_prior(self.divergence, math.prod(self.shape))
 
 
 @dataclass(frozen=True)
@@ -112,19 +111,9 @@ class ModelSummary:
 
     def objections(self) -> list[str]:
         """Why this is no posterior to trust, a sentence each: KL / N above ln C, layers at their prior."""
-        found, cost = [], self.kl_per_example
-        if cost is not None and self.num_classes is not None and cost > math.log(self.num_classes):
-            found.append(
-                f"model: KL / N is {cost:,.3g} nats, above ln {self.num_classes} = {math.log(self.num_classes):.3g}, what the "
-                "prior itself would cost: this is no posterior, its stds are a level of noise; train on, or draw from the "
-                "posterior with sample_posterior"
-            )
-        if self.num_data is not None and self.fallen:
-            found.append(
-                f"model: the posterior of {', '.join(self.fallen)} has fallen back to the prior, so these layers have "
-                'learned nothing; points (posterior="delta") or sample_posterior learn more from so few data'
-            )
-        return found
+        if self.kl_per_example is None:
+            return []
+        return objections(self.kl_per_example, self.fallen, self.num_classes)
 
     def __str__(self) -> str:
         columns = ("layer", "type", "weight", "prior", "parameters", "KL / nats", "residual", "note")
@@ -157,7 +146,7 @@ def summary(
 
     Args:
         num_data: N, training examples: with it the table says what KL / N means (:meth:`ModelSummary.verdict`), and
-            which layers have fallen back to their prior. Say it at the end of every training.
+            which layers have fallen back to their prior. :func:`topoprior.elbo_loss` says so of long trainings.
         num_classes: C; with it KL / N is compared with ln C.
 
     Raises:
@@ -191,8 +180,7 @@ def summary(
     total = _count(model)
     extra = sum(row.parameters - row.deterministic_parameters for row in rows)
     found = ModelSummary(rows, total, total - extra, num_data, num_classes)
-    for objection in found.objections():
-        warnings.warn(objection, stacklevel=2)
+    warn(found.objections(), 2)
     return found
 
 
