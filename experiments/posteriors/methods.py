@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class Problem:
     prior: str | tp.WeightPrior
     last_gain: float
     seed: int
+    folder: Path | None = None  # where long chains are saved, to go on from after a kill
 
     def network(self, posterior: str, last: str | None = None) -> nn.Sequential:
         size = self.images[0].shape[-1]
@@ -63,7 +65,7 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _timed(measures: dict[str, float]) -> Iterator[None]:
+def timed(measures: dict[str, float]) -> Iterator[None]:
     """Adds seconds of the processor: others may use it too, so the clock on the wall says little."""
     began = time.process_time()
     yield
@@ -85,7 +87,7 @@ def _descend(problem: Problem, net: nn.Module, steps: int, lr: float, temperatur
         schedule.step()
 
 
-def _map(problem: Problem, steps: int, lr: float) -> nn.Sequential:
+def most_probable(problem: Problem, steps: int, lr: float) -> nn.Sequential:
     net = problem.network("delta")
     _descend(problem, net, steps, lr)
     return net
@@ -94,8 +96,8 @@ def _map(problem: Problem, steps: int, lr: float) -> nn.Sequential:
 def point(problem: Problem, *, members: int, steps: int, lr: float) -> Found:
     """Most probable points, each from its own start; their mean prediction."""
     measures: dict[str, float] = {}
-    with _timed(measures):
-        nets = [_map(problem, steps, lr) for _ in range(members)]
+    with timed(measures):
+        nets = [most_probable(problem, steps, lr) for _ in range(members)]
     return Found(tp.predict(nets, problem.unseen, 1).mean(0), measures)
 
 
@@ -107,8 +109,8 @@ def laplace_last(problem: Problem, *, steps: int, lr: float, draws: int = _DRAWS
     from torch.utils.data import DataLoader, TensorDataset
 
     measures: dict[str, float] = {}
-    with _timed(measures):
-        net = _map(problem, steps, lr)
+    with timed(measures):
+        net = most_probable(problem, steps, lr)
         stds = [float(p.coordinates.scales) for p in net[-1].posteriors()]  # type: ignore[operator]
         plain = tp.to_deterministic(net)
         layer = plain[-1]  # type: ignore[index]
@@ -144,10 +146,10 @@ def variational(
         only_last: a mean-field posterior of the last layer, points elsewhere.
     """
     measures: dict[str, float] = {}
-    with _timed(measures):
+    with timed(measures):
         if start == "map":
             net: nn.Module = tp.to_bayesian(
-                tp.to_deterministic(_map(problem, map_steps, map_lr)),
+                tp.to_deterministic(most_probable(problem, map_steps, map_lr)),
                 problem.prior,
                 init="pretrained",
                 relative_scale=relative_scale,
@@ -163,7 +165,7 @@ def natural(problem: Problem, *, steps: int, lr: float) -> Found:
     """Mean-field posteriors by natural gradients, their rate falling to a hundredth."""
     measures: dict[str, float] = {}
     x, y = problem.data
-    with _timed(measures):
+    with timed(measures):
         net = problem.network("mean-field")
         optimizer = tp.inference.NaturalGradient(net, len(x), lr)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.01 ** (1 / steps))
@@ -193,11 +195,12 @@ def _of_variational(problem: Problem, net: nn.Module, measures: dict[str, float]
 def chains(problem: Problem, **settings: Any) -> Found:
     """Full-batch chains on the cover; r-hat and effective draws over the predictions of the first 50 unseen images."""
     measures: dict[str, float] = {}
-    with _timed(measures), warnings.catch_warnings():
+    with timed(measures), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of divergences in the warm-up: counted below
         samples = tp.sample_posterior(
-            problem.network("delta"), problem.data, seed=problem.seed, progress=False, **settings
-        )
+            problem.network("delta"), problem.data,
+            seed=problem.seed, progress=False, folder=problem.folder, **settings,
+        )  # fmt: skip
     p = samples.predict(problem.unseen)
     chainwise = p.unflatten(0, (samples.num_chains, -1))
     measures |= _agreement(chainwise, samples.stats)
@@ -243,9 +246,9 @@ def sghmc(
     generator = torch.Generator().manual_seed(problem.seed)
     measures: dict[str, float] = {}
     draws: list[Sequence[nn.Module]] = []
-    with _timed(measures):
+    with timed(measures):
         for _ in range(num_chains):
-            net = _map(problem, map_steps, map_lr)
+            net = most_probable(problem, map_steps, map_lr)
             params = {name: p.detach().clone() for name, p in net.named_parameters()}
 
             def log_posterior(params: Any, rows: Tensor, net: nn.Module = net) -> tuple[Tensor, Tensor]:

@@ -4,11 +4,14 @@ import pandas as pd
 import pytest
 import torch
 
+import topoprior as tp
+
 pytest.importorskip("pandas")
 from experiments.common.store import Store  # noqa: E402
-from experiments.posteriors import chains, engines, setting, steps  # noqa: E402
+from experiments.posteriors import chains, collapse, engines, families, setting, steps  # noqa: E402
 from experiments.posteriors.methods import total_variation  # noqa: E402
 from experiments.posteriors.setting import read_embedded  # noqa: E402
+from topoprior.priors.coordinates import Part, Uniform  # noqa: E402
 
 SMALL = ["--datasets", "embedded", "--priors", "gaussian", "--seeds", "1", "--test", "30", "--budget", "0.001"]  # fmt: skip
 
@@ -51,6 +54,64 @@ def test_every_engine_predicts(tmp_path, engine):
     (run,) = Store(tmp_path / "out" / "runs")
     p = torch.tensor(run.result["predictions"])
     torch.testing.assert_close(p.sum(1), torch.ones(30), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", sorted(families.FAMILIES))
+def test_families_are_the_laws_they_say(family):
+    """The KL against torch.distributions with the covariance that draws are made with; 4,000 draws have it (7 standard errors)."""
+    d = torch.distributions
+    parts = {"0.u": Part(torch.Size([3, 2])), "1.u": Part(torch.Size([2])), "1.z": Part(torch.Size([2, 2]), Uniform(tp.KleinBottle()))}  # fmt: skip
+    q = families.FAMILIES[family](parts, {name: torch.randn(part.shape) for name, part in parts.items()})
+    with torch.no_grad():
+        for p in q.parameters():
+            p.copy_(0.3 * torch.randn(p.shape))
+    draws = [q.sample() for _ in range(4000)]
+    x = torch.stack([torch.cat([draw["0.u"].flatten(), draw["1.u"]]) for draw in draws]).detach().double()
+    means = torch.cat([q.loc[0].flatten(), q.loc[1]]).double().detach()
+    scales = torch.cat([q.log_scale[0].flatten(), q.log_scale[1]]).exp().double().detach()
+    covariance = scales.square().diag()
+    if family == "low-rank":
+        factor = torch.cat(list(q.factors)).double().detach()
+        covariance = covariance + factor @ factor.T
+    if family == "matrix-normal":
+        left, right = (f.double().detach() for f in q._factors("0.u"))
+        covariance[:6, :6] = torch.kron(left @ left.T, right @ right.T)
+    kl = d.kl_divergence(d.MultivariateNormal(means, covariance), d.MultivariateNormal(torch.zeros(8).double(), torch.eye(8).double()))  # fmt: skip
+    latents = tp.cover_kl(tp.WrappedNormal(tp.KleinBottle(), q.loc[2], q.log_scale[2].exp()), tp.UniformOn(tp.KleinBottle()))  # fmt: skip
+    expected = kl + latents.sum()
+    if family == "layer-scale":
+        t = d.Normal(q.t_loc, q.t_log_scale.exp())
+        expected = expected + d.kl_divergence(t, d.Normal(torch.zeros(2), torch.ones(2))).sum()
+        factor = (q.t_loc + q.t_log_scale.exp().square() / 2).exp().double().detach()  # E e^t
+        assert ((x.mean(0) - means * factor.repeat_interleave(torch.tensor([6, 2]))).abs() < 0.35).all()
+    else:
+        error = 7 * (covariance.diag()[:, None] * covariance.diag() + covariance.square()).div(4000).sqrt()
+        assert ((x.T.cov() - covariance).abs() < error).all()
+    assert q.kl().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_parts_are_exchanged_among_draws():
+    """Each level keeps every marginal; layers move as one, channels as one, a latent's coordinates as one."""
+    draws = {"0.alpha": torch.arange(40.0).view(5, 4, 2), "0.z": torch.arange(80.0).view(5, 4, 2, 2), "1.u": torch.arange(15.0).view(5, 3)}  # fmt: skip
+    for level in collapse.LEVELS:
+        found = collapse.shuffled(draws, level)
+        for name, x in draws.items():
+            assert torch.equal(found[name].sort(0).values, x)
+        a, z = found["0.alpha"] // 8, found["0.z"] // 16  # which draw it came from
+        assert torch.equal(z[..., 0], z[..., 1])
+        if level in ("draws", "layers"):
+            assert torch.equal(a, z[..., 0])
+            assert (a == a[:, :1, :1]).all()
+        if level == "channels":
+            assert torch.equal(a, z[..., 0])
+            assert (a == a[..., :1]).all()
+    assert torch.equal(collapse.shuffled(draws, "draws")["1.u"], draws["1.u"])
+
+
+def test_why_it_falls_back_from_end_to_end(tmp_path):
+    assert collapse.main(["--datasets", "embedded", "--priors", "gaussian", "--budget", "0.01", "--output", str(tmp_path)]) == 0  # fmt: skip
+    text = (tmp_path / "collapse.md").read_text()
+    assert all(level in text for level in collapse.LEVELS)
 
 
 def test_total_variation():
