@@ -1,4 +1,6 @@
-"""Every block of Python in README.md and docs/ runs: page by page, in order, one namespace a page, nothing else given."""
+"""Every block of Python in README.md and docs/ runs: page by page, in order, one namespace a page, nothing else given.
+
+But for blocks of packages that are not installed."""
 
 import importlib.util
 import os
@@ -32,6 +34,12 @@ def _run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     namespace: dict = {"__name__": "page"}
     for block in BLOCK.finditer(text):
         indent, code = block.groups()
+        wanted = re.match(
+            r" *# pip install (.*)", code
+        )  # what a block needs beyond the package, in its first line
+        names = wanted[1].replace("-", "_").split() if wanted else []
+        if any(importlib.util.find_spec(name) is None for name in names):
+            continue
         line = text.count("\n", 0, block.start(2))
         source = "\n" * line + re.sub(f"^{indent}", "", code, flags=re.MULTILINE)
         exec(compile(source, str(page), "exec"), namespace)

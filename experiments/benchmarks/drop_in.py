@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import topoprior as tp
 from experiments.benchmarks import drop_in_report
@@ -33,6 +32,7 @@ from experiments.benchmarks.swapped import LAYERS, Swapped, make
 from experiments.benchmarks.tasks import TASKS, Classes
 from experiments.common import data as datasets
 from experiments.common.options import Parser, check_known, check_writable, names, say, seed_list, whole
+from experiments.common.progress import bar
 from experiments.common.store import Store, digest, tensor_bytes
 
 SAMPLES = 16
@@ -84,7 +84,7 @@ def train_all(arguments: argparse.Namespace, store: Store) -> None:
     total = (
         len(arguments.data) * len(seeds) * len(layers) * len(arguments.networks) * len(arguments.recipes)
     )
-    with tqdm(total=total, desc="runs", file=sys.stderr) as progress:
+    with bar(total=total, desc="runs") as progress:
         for text in arguments.data:
             for seed in seeds:
                 label, images = load(text, arguments, seed)

@@ -9,6 +9,9 @@ import pandas as pd
 
 from experiments.benchmarks.swapped import LAYERS
 from experiments.common.document import Document
+from experiments.common.forest import Cell, Panel, forest
+from experiments.common.palette import colour
+from experiments.common.statistics import interval
 from experiments.common.store import Run
 from experiments.common.tables import frame, write_csv
 
@@ -25,21 +28,43 @@ def write(runs: Iterable[Run], output: Path) -> None:
     document = Document("Swapping a layer in")
     held_out, choosing = table[table["seed"] < CHOOSING], table[table["seed"] >= CHOOSING]
     if len(held_out):
+        document.picture(
+            "forest.png",
+            picture(held_out),
+            f"Layer minus {REFERENCE}, means over data sets, networks and recipes with 95% intervals over these rows.",
+        )
+        document.table(summary(held_out))
         document.text(
             "Nothing is tuned. Accuracy, negative log likelihood (nats) and expected calibration error of the mean of 16 draws. "
             f"Differences are to {REFERENCE}, over the rows (data set, network, recipe, seed) that both have, means of rows first "
             "over seeds. Standard errors are over rows."
         )
-        document.table(summary(held_out))
         for by in ("recipe", "network", "data set"):
-            document.heading(f"By {by}")
-            document.table(split(held_out, by))
-        document.heading("Every row: accuracy / NLL / ECE, means over seeds")
-        document.table(rows(held_out))
+            with document.folded(f"By {by}: accuracy / NLL / ECE"):
+                document.table(split(held_out, by))
+        with document.folded("Every row: accuracy / NLL / ECE, means over seeds"):
+            document.table(rows(held_out))
     if len(choosing):
-        document.heading(f"Candidates, seeds {CHOOSING} and on")
-        document.table(summary(choosing))
+        with document.folded(f"Candidates, seeds {CHOOSING} and on"):
+            document.table(summary(choosing))
     document.write(output)
+
+
+def picture(table: pd.DataFrame) -> bytes:
+    """A row a layer: its differences to the reference."""
+    layers = [layer for layer in ordered(table) if layer != REFERENCE]
+    panels = []
+    for word, measure in MEASURES.items():
+        found = [differences(table, layer, measure).tolist() for layer in layers]
+        side = "right" if word == "accuracy" else "left"
+        panels.append(
+            Panel(
+                word,
+                f"{side}: better than {REFERENCE}",
+                [Cell(*interval(values)) if values else None for values in found],
+            )
+        )
+    return forest(layers, [colour(layer) for layer in layers], panels, across=3)
 
 
 def differences(table: pd.DataFrame, layer: str, measure: str) -> pd.Series:

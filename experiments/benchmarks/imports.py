@@ -29,7 +29,7 @@ PACKAGE = "topoprior"
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--repeats", type=whole, default=5, help="fresh processes for every import time")
-    parser.add_usual("results/imports")
+    parser.add_usual("results/imports", log=False)
     arguments = parser.parse_args(argv)
     path = arguments.output / "imports.png"
     try:

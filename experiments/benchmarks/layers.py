@@ -27,7 +27,7 @@ import topoprior as tp
 from experiments.benchmarks import peers
 from experiments.benchmarks.memory import peak_memory
 from experiments.benchmarks.peers import BLITZ, COMPILED, OURS, REFERENCE, Peer
-from experiments.benchmarks.report import as_markdown
+from experiments.benchmarks.report import PICTURE, as_markdown, picture
 from experiments.common.options import Parser, check_writable, whole, write_config
 from experiments.common.store import write_json
 from topoprior.utils.files import write_atomically
@@ -71,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def write(results: dict[str, Any], output: Path) -> None:
     write_json(output / "results.json", results)
+    if results.get("training"):
+        write_atomically(output / PICTURE, picture(results))
     write_atomically(output / "report.md", as_markdown(results).encode())
 
 
@@ -83,7 +85,7 @@ def make_parser() -> Parser:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
     add("--no-compiled", dest="compiled", action="store_false", help="leave out compile_posteriors")
     add("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these alone")
-    parser.add_usual("results/layers-benchmark")
+    parser.add_usual("results/layers-benchmark", log=False)
     return parser
 
 

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=whole, default=15, help="of kappa")
     parser.add_argument("--naive-repeats", type=whole, default=3, help="of the naive sum, which is slow")
     parser.add_argument("--threads", type=whole, default=2, help="of torch")
-    parser.add_usual("results/log-prob-benchmark")
+    parser.add_usual("results/log-prob-benchmark", log=False)
     args = parser.parse_args(argv)
     try:
         check_writable(args.output)

@@ -165,7 +165,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--repeats", type=whole, default=15, help="of a training step; four times as many of a gradient"
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these alone")
-    parser.add_usual("results/points")
+    parser.add_usual("results/points", log=False)
     return parser
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -19,7 +18,8 @@ import joblib
 import torch
 from tqdm import tqdm
 
-from experiments.common.options import say, whole
+from experiments.common.options import whole
+from experiments.common.progress import bar, say
 from experiments.common.store import Store
 from experiments.common.workers import die_with
 
@@ -79,7 +79,7 @@ def compute(
     done = len(tasks) - len(wanted)
     say(f"{len(tasks)} runs, {done} of them done")
     failed, began = 0, time.monotonic()
-    with tqdm(total=len(tasks), initial=done, desc="runs", disable=None, smoothing=0.05) as progress:
+    with bar(total=len(tasks), initial=done, desc="runs", smoothing=0.05) as progress:
         for count, (task, result) in enumerate(_results(wanted, work, pool), 1):
             if "error" in result:
                 failed += 1
@@ -93,7 +93,7 @@ def compute(
             line = (
                 f"[{done + count}/{len(tasks)}, {tqdm.format_interval(left)} left] {title(task)}: {words}"
             )
-            tqdm.write(line, file=sys.stderr)
+            say(line)
             progress.update()
     if failed:
         say(f"{failed} runs failed: see {failures.folder}")

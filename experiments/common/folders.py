@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from experiments.common.document import printable
+from experiments.common.progress import bar
 from topoprior.kernels.patches import IMAGE_SUFFIXES, is_junk
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Folder:
         state = hashlib.sha256("\0".join(self.classes).encode())
         for split in ("train", "test"):
             samples = getattr(self, split)
-            for path, label in tqdm(samples, f"checking {split} images", leave=False, disable=None):
+            for path, label in bar(samples, desc=f"checking {split} images", leave=False):
                 data = _bytes(path)
                 _pixels(path, data)
                 state.update(f"{split} {label} {len(data)} ".encode() + os.fsencode(os.path.basename(path)))
@@ -217,7 +217,7 @@ def decode(paths: Sequence[str], size: tuple[int, int]) -> Tensor:
     width, height = size
     pixels, all_grey = np.empty((len(paths), height, width, 3), dtype=np.uint8), True
     # One after the other: threads are slower on small images, with the interpreter's lock.
-    for index, path in enumerate(tqdm(paths, "images", leave=False, disable=None)):
+    for index, path in enumerate(bar(paths, desc="images", leave=False)):
         image, grey = _pixels(path, _bytes(path))
         all_grey &= grey
         if image.size != size:

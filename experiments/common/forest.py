@@ -9,14 +9,15 @@ from experiments.common.document import cut
 from experiments.common.pictures import png
 
 _WIDTH, _ROW, _FRAME = 8.3, 0.25, 0.95  # inches: of a page, of a row, of titles and axes
-_LONGEST = 34  # characters of a label
+_LONGEST = 40  # characters of a label
 
 
 class Cell(NamedTuple):
-    """``half_width`` of the interval, None where there is none."""
+    """``half_width`` of the interval, None where there is none; ``above`` where it is another one above the mean."""
 
     mean: float
     half_width: float | None
+    above: float | None = None
 
 
 class Panel(NamedTuple):
@@ -56,7 +57,8 @@ def forest(
             axis.axvline(line, color="0.55", linewidth=1, zorder=0)
         for row, (cell, shade) in enumerate(zip(panel.cells, colours, strict=True)):
             if cell is not None:
-                width = cell.half_width or 0.0
+                below = cell.half_width or 0.0
+                width = [[below], [below if cell.above is None else cell.above]]
                 axis.errorbar(cell.mean, -row, xerr=width, fmt="o", markersize=5, color=shade, capsize=2)
         axis.set_title(plain(panel.title), fontsize=10)
         axis.set_xlabel(panel.axis, fontsize=9)

@@ -6,14 +6,16 @@ import argparse
 import errno
 import math
 import os
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiments.common import progress
 from experiments.common.document import printable
+from experiments.common.progress import say as say
 from experiments.common.store import versions, write_json
+from topoprior.utils import files
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -33,14 +35,42 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, what: str | None, **options: Any) -> None:
         description, _, rest = (what or "").partition("\n\n")
         super().__init__(description=description, epilog=rest, formatter_class=_Formatter, **options)
+        self._optionals.title = "of this script"
 
-    def add_usual(self, output: str, seed: int = 0) -> None:
-        """The options that every script has. ``output``: under results/, which git ignores."""
+    def add_usual(self, output: str, seed: int = 0, log: bool = True) -> None:
+        """The options that every script has. ``output``: under results/, which git ignores. ``log``: of a script that trains."""
         group = self.add_argument_group("results")
         group.add_argument("--output", type=Path, default=Path(output), help="folder of the results")
         group.add_argument(
             "--seed", type=seed_number, default=seed, help="of all that is drawn, or the first of several"
         )
+        self.add_progress(log)
+
+    def add_progress(self, log: bool = True) -> None:
+        """What is said on the way."""
+        group = self.add_argument_group("on the way")
+        group.add_argument(
+            "--quiet", action="store_true", help="no lines and no bar, but errors and the result"
+        )
+        if log:
+            group.add_argument(
+                "--log",
+                type=Path,
+                metavar="FOLDER",
+                help="write what is measured on the way, as CSV and for TensorBoard; without it nothing is",
+            )
+
+    def parse_args(self, *given: Any, **named: Any) -> Any:
+        """As argparse's; --quiet and --log hold from here on."""
+        found = super().parse_args(*given, **named)
+        log = getattr(found, "log", None)
+        if log is not None:
+            try:
+                files.check_writable(log, "--log")
+            except ValueError as error:
+                self.error(str(error))
+        progress.choose(getattr(found, "quiet", False), log)
+        return found
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {printable(' '.join(message.split()))}\n")
@@ -77,11 +107,6 @@ def write_config(arguments: argparse.Namespace, **more: Any) -> None:
     }
     machine = {"versions": versions(), "cpus": os.cpu_count()}
     write_json(arguments.output / "config.json", {"arguments": asked, **more, **machine})
-
-
-def say(text: str) -> None:
-    """A line for the person who waits."""
-    print(printable(text), file=sys.stderr, flush=True)
 
 
 def whole(text: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from experiments.common.progress import record
 from topoprior.utils.files import write_atomically
 
 _SLUG = 80  # characters
@@ -77,6 +78,7 @@ class Store:
         path, content = self.path(config), {"config": dict(config), "result": rounded(result)}
         content["versions"] = versions()
         write_json(path, {**content, "digest": digest(_canonical(content).encode())})
+        record(path.stem, result.get("measures", {}))
         for other in self.folder.glob(f"{self._name(config)}-*.json"):
             if other != path:
                 other.unlink(missing_ok=True)

@@ -99,7 +99,7 @@ def make_parser() -> Parser:
     add("--epochs", type=whole, help="of a training with --cost; without it those of the setting")
     add("--precision", choices=("float32", "bfloat16"), default="bfloat16", help="with --cost")
     add("--threads", type=whole, default=1, help="of torch")
-    parser.add_usual("results/klein-circles-benchmark")
+    parser.add_usual("results/klein-circles-benchmark", log=False)
     return parser
 
 

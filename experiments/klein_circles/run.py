@@ -23,6 +23,7 @@ import torch
 import topoprior as tp
 from experiments.common.options import Parser, say, whole, write_config
 from experiments.common.pictures import png
+from experiments.common.progress import Write, scalars
 from experiments.common.store import Run, Store, digest, tensor_bytes
 from experiments.common.tables import frame, write_csv
 from experiments.klein_circles.images import NUM_PUBLISHED, PUBLISHED_SEED, SETS, ImageSet, Split, image_set
@@ -106,23 +107,16 @@ def checkpoint(config: dict[str, Any], arguments: argparse.Namespace) -> Path:
 
 def make_parser() -> Parser:
     parser = Parser(__doc__)
-    add = parser.add_argument
+    add = parser.add_argument_group("what is compared").add_argument
     add("--model", nargs="+", choices=MODELS, default=["klein", "torus", "euclidean"], help="latent spaces")
     add("--data", choices=SETS, default="published", help="the image set")
     add("--seeds", type=whole, default=3, help="how many")
-    add("--epochs", type=whole, default=50, help="of a training")
     add("--num-images", type=whole, default=NUM_PUBLISHED, help="80 / 10 / 10 of them")
+    add("--topology-points", type=int, default=400, help="of the bottleneck scores; 0: leave them out")
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=whole, default=50, help="of a training")
     add("--batch-size", type=whole, default=256, help="images a step")
     add("--learning-rate", type=float, default=1e-3, help="of Adam")
-    add(
-        "--hidden",
-        type=whole,
-        nargs="+",
-        default=list(HIDDEN),
-        help="widths of the encoder, reversed for the decoder",
-    )
-    add("--harmonics", type=whole, default=24, help="that the decoder reads")
-    add("--scale", choices=("diagonal", "full"), default="diagonal", help="of the posterior")
     add("--coverage", type=float, default=30.0, help="weight of the term that spreads the latents")
     add("--cold", action="store_true", help="no spectral warm start")
     add("--patience", type=whole, help="stop after so many epochs that improve nothing; without it never")
@@ -132,9 +126,17 @@ def make_parser() -> Parser:
         default="float32",
         help="of the networks in training",
     )
-    add("--topology-points", type=int, default=400, help="of the bottleneck scores; 0: leave them out")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
-    add("--no-progress", action="store_true", help="no bar")
+    add = parser.add_argument_group("networks").add_argument
+    add(
+        "--hidden",
+        type=whole,
+        nargs="+",
+        default=list(HIDDEN),
+        help="widths of the encoder, reversed for the decoder",
+    )
+    add("--harmonics", type=whole, default=24, help="that the decoder reads")
+    add("--scale", choices=("diagonal", "full"), default="diagonal", help="of the posterior")
     parser.add_usual("results/klein-circles", seed=28)
     return parser
 
@@ -176,7 +178,11 @@ def build(config: dict[str, Any], shape: Sequence[int]) -> tp.CoveringVAE:
 
 
 def train(
-    vae: tp.CoveringVAE, config: dict[str, Any], split: Split, arguments: argparse.Namespace
+    vae: tp.CoveringVAE,
+    config: dict[str, Any],
+    split: Split,
+    arguments: argparse.Namespace,
+    log: Write | None = None,
 ) -> History:
     """Train, from the checkpoint if there is one."""
     path = checkpoint(config, arguments)
@@ -194,7 +200,8 @@ def train(
         precision=torch.bfloat16 if arguments.precision == "bfloat16" else None,
         seed=config["seed"],
         checkpoint=path,
-        progress=not arguments.no_progress,
+        progress=not arguments.quiet,
+        log=log,
     )
 
 
@@ -205,7 +212,8 @@ def one_run(
     torch.manual_seed(config["seed"])
     vae = build(config, split.train[0].shape[1:]).to(arguments.device)
     resumed, start = checkpoint(config, arguments).exists(), time.perf_counter()
-    history = train(vae, config, split, arguments)
+    with scalars(Store(arguments.output).path(config).stem) as log:
+        history = train(vae, config, split, arguments, log)
     seconds = time.perf_counter() - start
     results = evaluate(vae.cpu(), images, split, config["seed"], arguments.topology_points)
     loops = results.pop("loops", None)

@@ -19,10 +19,10 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 import topoprior as tp
 from experiments.common.options import Parser, check_known, names, whole, write_config
+from experiments.common.progress import Write, bar, say, scalars
 from experiments.common.store import Store, digest, tensor_bytes
 from experiments.common.tables import write_csv
 from experiments.latent_spaces.kernels import SETS, is_of, kernel_set, noted_accuracy, train_network
@@ -40,7 +40,9 @@ SPACES: dict[str, Callable[[], tp.Covering]] = {
 }
 
 
-def train_one(space: str, kernels: torch.Tensor, seed: int, epochs: int) -> dict[str, float | None]:
+def train_one(
+    space: str, kernels: torch.Tensor, seed: int, epochs: int, log: Write | None = None
+) -> dict[str, float | None]:
     """A VAE on four fifths of the kernels, drawn by the seed; its scores on the others."""
     began = time.process_time()
     torch.manual_seed(seed)
@@ -57,7 +59,7 @@ def train_one(space: str, kernels: torch.Tensor, seed: int, epochs: int) -> dict
         init_noise=COLD_NOISE if cold else NOISE,
     )
     epochs *= COLD_EPOCHS if cold else 1
-    history = fit(vae, data, epochs=epochs, batch_size=64, learning_rate=4e-3, progress=False)
+    history = fit(vae, data, epochs=epochs, batch_size=64, learning_rate=4e-3, progress=False, log=log)
     with torch.no_grad():
         error = ((vae(test) - test).norm() / test.norm()).item()
         kl = vae.elbo(test, 8).kl.mean().item()
@@ -112,7 +114,7 @@ def run(args: argparse.Namespace) -> pd.DataFrame:
             accuracy = noted_accuracy(network) if there else train_network(args.data, network)
         chosen[name] = kernel_set(name, args.data, network, args.kernels), accuracy
     rows: list[dict[str, Any]] = []
-    with tqdm(total=len(chosen) * args.seeds * len(SPACES), desc="runs", disable=None) as progress:
+    with bar(total=len(chosen) * args.seeds * len(SPACES), desc="runs") as progress:
         for name, (kernels, accuracy) in chosen.items():
             about = {
                 "kernels": len(kernels),
@@ -124,11 +126,13 @@ def run(args: argparse.Namespace) -> pd.DataFrame:
             for seed, space in product(range(args.seed, args.seed + args.seeds), SPACES):
                 config = {"set": name, "space": space, "seed": seed, "epochs": args.epochs, "data": read}
                 if store.get(config) is None:
-                    store.put(config, {"measures": train_one(space, kernels, seed, args.epochs)})
+                    with scalars(store.path(config).stem) as log:
+                        measures = train_one(space, kernels, seed, args.epochs, log)
+                    store.put(config, {"measures": measures})
                 scores = (store.get(config) or {})["measures"]
                 rows.append({**config, **about, **scores})
                 score = f"{scores['negative_elbo']:.3f} nats, {scores['reconstruction']:.2f}%"
-                tqdm.write(f"{name}, {space}, seed {seed}: {score}", file=sys.stderr)
+                say(f"{name}, {space}, seed {seed}: {score}")
                 progress.update()
     return pd.DataFrame(rows)
 

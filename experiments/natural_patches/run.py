@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--patches", type=Path, required=True, help=".mat or .npy, as of `topoprior inspect`")
     add("--points", type=whole, default=300, help="of the homology computation")
-    parser.add_usual("results/natural-patches")
+    parser.add_usual("results/natural-patches", log=False)
     args = parser.parse_args(argv)
     began = time.process_time()
     try:

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--samples", type=whole, default=100, help="that are kept of a chain")
     add("--thinning", type=whole, default=30, help="steps from one to the next that is kept")
     add("--only-cost", action="store_true", help="measure a gradient's cost alone")
-    parser.add_usual("results/chains")
+    parser.add_usual("results/chains", log=False)
     options = parser.parse_args(argv)
     with parser.ending(options.output) as ending:
         check_writable(options.output)

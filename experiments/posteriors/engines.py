@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.common.document import Document
+from experiments.common.forest import Cell, Panel, forest
 from experiments.common.options import (
     Parser,
     check_known,
@@ -34,6 +35,7 @@ from experiments.common.options import (
     whole,
     write_config,
 )
+from experiments.common.palette import colour
 from experiments.common.statistics import interval
 from experiments.common.store import Run, Store, digest, tensor_bytes
 from experiments.common.tables import as_rows, frame, write_csv
@@ -175,39 +177,79 @@ def with_distances(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def report(table: pd.DataFrame) -> Document:
-    """One table a set and prior, engines from the nearest to the reference on."""
+    """The picture and one table; folded one a set and prior, engines from the nearest to the reference on."""
     page = Document("Engines of posterior inference beside long chains")
     shown = [m for m in MEASURES if m in table]
-    for (name, prior, n, size), some in table.groupby(["dataset", "prior", "n", "size"], sort=False):
-        seeds = sorted(some["seed"].unique())
-        page.heading(f"{'Fashion-MNIST subset' if name == 'embedded' else 'MNIST'}, {prior}")
-        page.text(f"n = {n}, {size} x {size} pixels, seeds {', '.join(map(str, seeds))}.")
-        groups = some.groupby("engine")
-        mean = groups[shown].mean()
-        mean = mean.assign(first=mean.index != REFERENCE).sort_values(["first", "distance"])
-        cells = pd.DataFrame(
-            {MEASURES[m]: [_cell(groups.get_group(engine)[m], m) for engine in mean.index] for m in shown},
-            index=mean.index,
-        )
-        counts = some.groupby("engine")["seed"].nunique()
-        cells.index = pd.Index(
-            [
-                ENGINES[e].words + ("" if counts[e] == len(seeds) else f" ({counts[e]} of the seeds)")
-                for e in mean.index
-            ],
-            name="engine",
-        )
-        page.table(as_rows(cells))
-    page.heading("What the columns are")
-    page.text(
-        "Means over the seeds, with 95 percent intervals by Student's t where there are several. NLL in nats; ECE over 15 bins. KL an image and negative ELBO an image in nats, of the part of the network "
-        "that has a posterior with stds (at temperature 0.1 the ELBO is still that of temperature 1). r-hat: the 99 percent quantile of rank-normalized split "
-        "r-hat over the predicted probabilities of 50 unseen images; ESS: the median effective number of draws of the same numbers. Processor "
-        "seconds: of training or sampling on one core, without the predictions. Distance to the reference: total variation between the "
-        "predicted classes, mean over the unseen images, from 0 to 1; in the line of the reference itself: between the first and the last "
-        "two of its chains, so about the distance at which its own noise ends what can be told."
+    table = table.assign(distance=pd.to_numeric(table["distance"]))
+    places = list(table.groupby(["dataset", "prior", "n", "size"], sort=False))
+    mean = table.assign(first=table["engine"] != REFERENCE).groupby("engine")[["first", "distance"]].mean()
+    engines = list(mean.sort_values(["first", "distance"]).index)
+    words = {e: ENGINES[e].words for e in engines}
+    names = {key: f"{SETS.get(key[0], key[0])}, {key[1]}" for key, _ in places}
+    panels = []
+    for key, some in places:
+        found = {str(e): values.dropna().tolist() for e, values in some.groupby("engine")["distance"]}
+        cells = [Cell(*interval(found[e])) if found.get(e) else None for e in engines]
+        panels.append(Panel(names[key], "distance, less is nearer", cells))
+    page.picture(
+        "forest.png",
+        forest(
+            [words[e] for e in engines],
+            [colour(e) for e in engines],
+            panels,
+            min(2, len(places)),
+            None,
+        ),
+        "Distance of the predictions from those of the reference, in total variation; of the reference, that of its halves. Means over seeds.",
     )
+    beside = pd.DataFrame(
+        {
+            names[key]: some.groupby("engine")[["nll", "distance"]].apply(
+                lambda runs: f"{runs['nll'].mean():.3f} / {_mean(runs['distance'])}"
+            )
+            for key, some in places
+        }
+    )
+    page.table(
+        as_rows(beside.reindex(engines).fillna("").rename(index=words).rename_axis("NLL / distance"))
+    )
+    for key, some in places:
+        with page.folded(f"{names[key]}: all measures"):
+            seeds = sorted(some["seed"].unique())
+            page.text(f"n = {key[2]}, {key[3]} x {key[3]} pixels, seeds {', '.join(map(str, seeds))}.")
+            page.table(as_rows(_of_a_place(some, shown, seeds)))
+    with page.folded("What the columns are"):
+        page.text(_COLUMNS)
     return page
+
+
+def _of_a_place(some: pd.DataFrame, shown: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
+    groups = some.groupby("engine")
+    mean = groups[list(shown)].mean()
+    mean = mean.assign(first=mean.index != REFERENCE).sort_values(["first", "distance"])
+    cells = pd.DataFrame(
+        {MEASURES[m]: [_cell(groups.get_group(engine)[m], m) for engine in mean.index] for m in shown},
+        index=mean.index,
+    )
+    counts = some.groupby("engine")["seed"].nunique()
+    lacking = {e: "" if counts[e] == len(seeds) else f" ({counts[e]} of the seeds)" for e in mean.index}
+    cells.index = pd.Index([ENGINES[e].words + lacking[e] for e in mean.index], name="engine")
+    return cells
+
+
+SETS = {"embedded": "Fashion-MNIST subset", "mnist": "MNIST"}
+_COLUMNS = (
+    "Means over the seeds, with 95 percent intervals by Student's t where there are several. NLL in nats; ECE over 15 bins. KL an image and negative ELBO an image in nats, of the part of the network "
+    "that has a posterior with stds (at temperature 0.1 the ELBO is still that of temperature 1). r-hat: the 99 percent quantile of rank-normalized split "
+    "r-hat over the predicted probabilities of 50 unseen images; ESS: the median effective number of draws of the same numbers. Processor "
+    "seconds: of training or sampling on one core, without the predictions. Distance to the reference: total variation between the "
+    "predicted classes, mean over the unseen images, from 0 to 1; in the line of the reference itself: between the first and the last "
+    "two of its chains, so about the distance at which its own noise ends what can be told."
+)
+
+
+def _mean(values: pd.Series) -> str:
+    return "" if values.isna().all() else f"{values.mean():.3f}"
 
 
 def _cell(values: pd.Series, measure: str) -> str:
@@ -238,6 +280,7 @@ def make_parser() -> Parser:
     add("--size", type=whole, default=14, help="pixels a side: 28, or 14 by averaging")
     add("--last-gain", type=positive, default=1.0, help="of the last layer's Gaussian prior")
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
+    parser.add_progress()
     return parser
 
 

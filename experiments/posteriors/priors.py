@@ -171,6 +171,7 @@ def make_parser() -> Parser:
         default="klein-3x3,gaussian,twin,linear,torus-3x3",
         help=f"of {', '.join(PRIORS)}",
     )
+    add = parser.add_argument_group("runs").add_argument
     add("--seeds", default="5", help="splits: a count, or a list; images to learn from, starts and noise")
     add("-n", type=wholes, default="100", help="images to learn from, one number or several")
     add("--chains", type=whole, default=4, help="of every cell")
@@ -179,6 +180,7 @@ def make_parser() -> Parser:
     add("--last-gain", type=positive, help="of the last layer's Gaussian prior; by default what was chosen")
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
     Pool.add_options(parser)
+    parser.add_progress()
     return parser
 
 

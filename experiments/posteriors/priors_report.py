@@ -14,7 +14,8 @@ from torch import Tensor
 
 import topoprior as tp
 from experiments.common.document import Document
-from experiments.common.pictures import png
+from experiments.common.forest import Cell, Panel, forest
+from experiments.common.palette import colour
 from experiments.common.statistics import holm, interval
 from experiments.common.store import Run, Store
 from experiments.common.tables import as_rows, differences, signed, write_csv
@@ -118,15 +119,15 @@ def _key(run: Run, names: Sequence[str]) -> tuple[Any, ...]:
 
 def report(table: pd.DataFrame, selection: pd.DataFrame) -> Document:
     page = Document("Does the prior help under the posterior?")
+    _differences(page, table)
     for (name, n), some in table.groupby(PLACES, sort=False):
         chains = some.groupby("seed")["chains"].min()
         seeds = ", ".join(f"{seed} ({count} chains)" for seed, count in chains.items())
-        page.heading(f"{SETS[name]}, n = {n}")
-        page.text(
-            f"Splits {seeds}; last layer's gain {some['last_gain'].iloc[0]:g}. Means, ± half the 95% interval over splits."
-        )
-        page.table(as_rows(_levels(some)))
-    _differences(page, table)
+        with page.folded(f"{SETS[name]}, n = {n}: every prior"):
+            page.text(
+                f"Splits {seeds}; last layer's gain {some['last_gain'].iloc[0]:g}. Means, ± half the 95% interval over splits."
+            )
+            page.table(as_rows(_levels(some)))
     bad = table[~(table["r_hat"] <= _MOST_R_HAT)]
     page.heading("What has not converged")
     page.text(
@@ -136,36 +137,41 @@ def report(table: pd.DataFrame, selection: pd.DataFrame) -> Document:
     )
     if len(bad):
         counts = bad.groupby(["dataset", "n", "prior"], sort=False)["r_hat"].agg(["count", "max"])
-        listed = (
-            f"{SETS[d]} n = {n} {PRIORS[p].words}: {int(row['count'])} (up to {row['max']:.2f})"
-            for (d, n, p), row in counts.iterrows()
-        )
-        page.text("; ".join(listed) + ".")
-    if len(selection):
-        selection = selection.sort_values(["dataset", "last_gain"])
-        page.heading("How the last layer's gain was chosen")
-        page.text(
-            "NLL of short chains on training images that were held out, one split that is not reported; the mean over priors decides."
-        )
-        chosen = selection.assign(
-            column=[
-                f"{SETS[d]}, gain {g:g}"
-                for d, g in zip(selection["dataset"], selection["last_gain"], strict=True)
+        with page.folded(f"Cells with an r-hat above {_MOST_R_HAT}"):
+            listed = [
+                [f"{SETS[d]}, n = {n}", PRIORS[p].words, int(row["count"]), f"{row['max']:.2f}"]
+                for (d, n, p), row in counts.iterrows()
             ]
+            page.table([["set", "prior", "cells", "largest r-hat"], *listed])
+    if len(selection):
+        with page.folded("How the last layer's gain was chosen"):
+            _selection(page, selection)
+    with page.folded("What the columns are"):
+        page.text(
+            "NLL in nats and accuracy of the mean prediction of all chains on unseen images; NLL of one chain's mean prediction, averaged over chains; ECE over 15 bins. r-hat: the 99 percent quantile of rank-normalized split "
+            "r-hat over the predicted probabilities of 30 unseen images, the largest over splits; ESS: the median effective number of draws of the same "
+            "numbers, the least over splits; temperature: kinetic, 1 for an exact sampler. Halves: total variation between the mean predictions of two "
+            "halves of the chains, the largest over splits. Intervals say how results vary over what is learned from and over chains; all splits are judged by the same unseen "
+            "images."
         )
-        grid = chosen.pivot_table(index="prior", columns="column", values="nll", sort=False)
-        grid = grid.reindex([prior for prior in PRIORS if prior in grid.index])
-        grid.loc["mean"] = grid.mean()
-        page.table(as_rows(grid.map(lambda v: f"{v:.3f}").rename(index=_words)))
-    page.heading("What the columns are")
-    page.text(
-        "NLL in nats and accuracy of the mean prediction of all chains on unseen images; NLL of one chain's mean prediction, averaged over chains; ECE over 15 bins. r-hat: the 99 percent quantile of rank-normalized split "
-        "r-hat over the predicted probabilities of 30 unseen images, the largest over splits; ESS: the median effective number of draws of the same "
-        "numbers, the least over splits; temperature: kinetic, 1 for an exact sampler. Halves: total variation between the mean predictions of two "
-        "halves of the chains, the largest over splits. Intervals say how results vary over what is learned from and over chains; all splits are judged by the same unseen "
-        "images."
-    )
     return page
+
+
+def _selection(page: Document, selection: pd.DataFrame) -> None:
+    selection = selection.sort_values(["dataset", "last_gain"])
+    page.text(
+        "NLL of short chains on training images that were held out, one split that is not reported; the mean over priors decides."
+    )
+    chosen = selection.assign(
+        column=[
+            f"{SETS[d]}, gain {g:g}"
+            for d, g in zip(selection["dataset"], selection["last_gain"], strict=True)
+        ]
+    )
+    grid = chosen.pivot_table(index="prior", columns="column", values="nll", sort=False)
+    grid = grid.reindex([prior for prior in PRIORS if prior in grid.index])
+    grid.loc["mean"] = grid.mean()
+    page.table(as_rows(grid.map(lambda v: f"{v:.3f}").rename(index=_words)))
 
 
 def _words(prior: str) -> str:
@@ -191,29 +197,31 @@ def _levels(some: pd.DataFrame) -> pd.DataFrame:
 
 
 def _differences(page: Document, table: pd.DataFrame) -> None:
+    """The picture, the table of what was announced, the steps of the ladder."""
     nll, accuracy = (compared(table, m, FAMILY) for m in ("nll", "accuracy"))
-    page.heading("Paired differences")
+    if len(nll):
+        page.picture(
+            "forest.png",
+            picture(nll, accuracy),
+            "Klein bottle minus each other prior, by split: the announced differences with their 95% intervals, not corrected for their "
+            "number; a point without one is of a single split.",
+        )
+    page.table([["comparison", "set", "splits", "NLL", "accuracy"], *_rows(nll, accuracy, tested=True)])
     page.text(
         "First minus second, by split, ± half the 95% interval; in brackets p by Holm over all announced comparisons in that column, those of a single split counted as p = 1. "
         "Lower NLL and higher accuracy are better. In bold: p below .05."
     )
-    page.table([["comparison", "set", "splits", "NLL", "accuracy"], *_rows(nll, accuracy, tested=True)])
     if not len(nll):
         return
-    page.picture(
-        "forest.png",
-        png(forest(nll, accuracy)),
-        "The announced differences with their 95% intervals, not corrected for their number; a point without one is of a single split.",
-    )
     ladder = [
         _rows(compared(table, "nll", [pair]), compared(table, "accuracy", [pair]), False) for pair in LADDER
     ]
-    page.text(
-        "The steps from the Gaussian prior to the linear decoder, not part of the announced family and not tested:"
-    )
-    page.table(
-        [["comparison", "set", "splits", "NLL", "accuracy"], *(row for rows in ladder for row in rows)]
-    )
+    with page.folded(
+        "The steps from the Gaussian prior to the linear decoder, not announced and not tested"
+    ):
+        page.table(
+            [["comparison", "set", "splits", "NLL", "accuracy"], *(row for rows in ladder for row in rows)]
+        )
 
 
 def _rows(nll: pd.DataFrame, accuracy: pd.DataFrame, tested: bool) -> list[list[str]]:
@@ -229,28 +237,24 @@ def _rows(nll: pd.DataFrame, accuracy: pd.DataFrame, tested: bool) -> list[list[
     return rows
 
 
-def forest(nll: pd.DataFrame, accuracy: pd.DataFrame) -> Any:
-    """A row a comparison and set, NLL on the left."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 0.32 * len(nll) + 1.3), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    labels = [f"{_words(r['second'])}\n{SETS[r['dataset']]}, n = {r['n']}" for _, r in nll.iterrows()]
-    colours = {name: f"C{i}" for i, name in enumerate(SETS)}
-    for axis, rows, what in zip(
-        axes,
-        (nll, accuracy),
-        ("NLL, nats (left: Klein better)", "accuracy (right: Klein better)"),
-        strict=True,
+def picture(nll: pd.DataFrame, accuracy: pd.DataFrame) -> bytes:
+    """A row a comparison, a panel a set and measure."""
+    others = list(nll["second"].unique())
+    places = list(nll.groupby(PLACES, sort=False).groups)
+    panels = []
+    for rows, what in (
+        (nll, "NLL, nats (left: Klein better)"),
+        (accuracy, "accuracy (right: Klein better)"),
     ):
-        for i, (_, r) in enumerate(rows.iterrows()):
-            width = 0 if pd.isna(r["half_width"]) else r["half_width"]
-            axis.errorbar(r["mean"], -i, xerr=width, fmt="o", color=colours[r["dataset"]], capsize=3)
-        axis.axvline(0, color="0.6", linewidth=1, zorder=0)
-        axis.set_xlabel(what)
-    axes[0].set_yticks([-i for i in range(len(labels))], labels, fontsize=7)
-    figure.suptitle("Klein bottle minus …, paired by split, 95% intervals", fontsize=10)
-    return figure
+        for place in places:
+            here = rows[(rows[PLACES] == list(place)).all(axis=1)].set_index("second")
+            cells: list[Cell | None] = [None] * len(others)
+            for i, other in enumerate(others):
+                if other in here.index:
+                    half = here.loc[other, "half_width"]
+                    cells[i] = Cell(here.loc[other, "mean"], None if pd.isna(half) else half)
+            panels.append(Panel(f"{SETS[place[0]]}, n = {place[1]}", what, cells))
+    return forest([_words(o) for o in others], [colour(o) for o in others], panels, min(3, len(places)))
 
 
 def write(store: Store, folder: Path) -> Path:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import topoprior as tp
 from experiments.common.document import markdown_table
 from experiments.common.options import Parser, check_writable, say, seed_list, write_config
+from experiments.common.progress import scalars
 from experiments.common.store import versions, write_json
 from topoprior.utils.files import write_atomically
 
@@ -195,6 +196,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in seed_list(args.seeds, args.seed):
             for name in TOYS:
                 found.append(compare(name, seed))
+                for optimizer, bounds in found[-1]["bounds"].items():
+                    with scalars(f"{name}-{optimizer}-{seed}") as log:
+                        for steps, value in bounds.items() if log else ():
+                            log(steps, {"negative ELBO": value})
                 rows += _rows(found[-1])
                 text = "\n".join(markdown_table(rows)) + "\n"
                 write_json(args.output / "steps.json", {"runs": found, "versions": versions()})

@@ -163,6 +163,7 @@ def make_parser() -> Parser:
     output = parser.add_argument_group("results").add_argument
     output("--output", type=Path, default=Path("results/compare"), help="folder")
     output("--fresh", action="store_true", help="recompute runs that are already there")
+    parser.add_progress()
     return parser
 
 

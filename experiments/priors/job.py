@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from experiments.common import data as datasets
 from experiments.common import metrics
 from experiments.common.data import ImageData
-from experiments.common.options import say
+from experiments.common.progress import say, scalars
 from experiments.common.splits import stratified_indices
-from experiments.common.store import digest, tensor_bytes
+from experiments.common.store import Store, digest, tensor_bytes
 from experiments.priors import networks, training
 from experiments.priors import uncertainty as uncertainty_measures
 from experiments.priors.grid import Job
@@ -93,9 +93,10 @@ def run_job(job: Job, sources: Sources, hardware: Hardware) -> dict[str, Any]:
     some = stratified_indices(data.test_labels, min(job.foreign_size, len(data.test_labels)), 0)
     images, watched = training.standardize(data.train_images, data.test_images[some])
     watch = training.Watch(watched, data.test_labels[some], job.curve) if job.curve else None
-    trained = training.train(
-        method, images, data.train_labels, len(data.classes), job.budget, job.seed, hardware, watch
-    )
+    with scalars(Store("").path(job.config()).stem) as log:
+        trained = training.train(
+            method, images, data.train_labels, len(data.classes), job.budget, job.seed, hardware, watch, log
+        )
 
     def predict(images: Tensor) -> Tensor:
         _, images = training.standardize(data.train_images, images)

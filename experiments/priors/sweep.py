@@ -158,6 +158,7 @@ def make_parser() -> Parser:
     machine("--output", type=Path, default=Path("results/sweep"), help="folder")
     machine("--dry-run", action="store_true", help="name the runs that are missing and stop")
     Pool.add_options(parser)
+    parser.add_progress()
     return parser
 
 

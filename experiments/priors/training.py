@@ -13,11 +13,13 @@ from torch.nn import functional as F
 
 import topoprior as tp
 from experiments.common import metrics
+from experiments.common.progress import Write
 from experiments.priors import networks
 from experiments.priors.hardware import Hardware
 from experiments.priors.methods import Method
 from experiments.priors.optimizer import make_optimizer
 
+_LOGGED = 10  # steps from one logged loss to the next
 _NEXT_MEMBER = 100_003  # between the seeds of an ensemble's members
 
 
@@ -95,8 +97,9 @@ def train(
     seed: int,
     hardware: Hardware | None = None,
     watch: Watch | None = None,
+    log: Write | None = None,
 ) -> Trained:
-    """Train a fresh network, or the members of an ensemble, on standardized images.
+    """Train a fresh network, or the members of an ensemble, on standardized images; ``log`` gets the parts of the loss.
 
     Batches depend on the seed alone, not on the method. The network comes back on the hardware's device.
     """
@@ -108,7 +111,7 @@ def train(
         network = networks.build(method, images.shape[1], classes, budget.network)
         network = network.to(hardware.device).train()
         with tp.faster_latents(network, method.settings.relative_rate):
-            members.append(_fit(hardware, method, network, images, labels, budget, its_seed, watch))
+            members.append(_fit(hardware, method, network, images, labels, budget, its_seed, watch, log))
     if len(members) == 1:
         return members[0]
     return Trained(
@@ -129,6 +132,7 @@ def _fit(
     budget: Budget,
     seed: int,
     watch: Watch | None,
+    log: Write | None,
 ) -> Trained:
     images, labels = images.to(hardware.device), labels.to(hardware.device)
     optimizer, scaler = make_optimizer(network, method.settings), hardware.scaler()
@@ -149,7 +153,10 @@ def _fit(
         with hardware.autocast():
             logits = network(images[batch])
         temperature = budget.temperature * budget.warmup_factor(step)
-        loss = elbo_loss(logits.float(), labels[batch], networks.kl(network), len(images), temperature)
+        kl = networks.kl(network)
+        loss = elbo_loss(logits.float(), labels[batch], kl, len(images), temperature)
+        if log and (step + 1) % _LOGGED == 0:
+            log(step + 1, {"loss": loss.item(), "KL / image": float(kl) / len(images)})
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)

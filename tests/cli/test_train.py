@@ -127,3 +127,14 @@ def test_a_killed_job_goes_on_to_the_same_prior(killed_after, small, tmp_path, m
         main(["train-prior", "--output", str(tmp_path / "out"), *command, "--overwrite", "--seed", "1"])
         == 2
     )
+
+
+def test_the_loss_of_every_epoch_is_logged(tmp_path, capsys):
+    record = trained(tmp_path, *PLANE, "--restarts", "2", "--quiet", "--log", str(tmp_path / "log"))
+    assert capsys.readouterr() == ("", "")
+    head, *rows = (tmp_path / "log" / "scalars.csv").read_text().splitlines()
+    assert head == "step,name,value"
+    found = [(int(step), name) for step, name, _ in (row.split(",") for row in rows)]
+    parts = ("negative ELBO/train", "negative ELBO/validation")
+    assert found == [(step, name) for step in (1, 2, 3, 4) for name in parts]  # two epochs, twice
+    assert "log" not in record["arguments"]

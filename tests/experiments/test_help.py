@@ -48,6 +48,16 @@ def test_every_option_says_its_default(name, monkeypatch):
         assert "--help" not in text, f"{parser.prog}: help that sends to help"
 
 
+@pytest.mark.parametrize("name", ["topoprior.cli", *SCRIPTS])
+def test_options_are_in_groups(name, monkeypatch):
+    for parser in _with_commands(_of(name, monkeypatch)):
+        sizes = {group.title: len(group._group_actions) for group in parser._action_groups}
+        assert all(sizes), "a group without a title"
+        assert max(sizes.values()) <= 14, sizes
+        if sum(sizes.values()) > 8:
+            assert sum(size > 0 for size in sizes.values()) > 1, sizes
+
+
 def test_all_commands_are_looked_at(monkeypatch):
     found = {parser.prog for parser in _with_commands(_of("topoprior.cli", monkeypatch))}
     assert {"topoprior train-prior klein", "topoprior train-prior network", "topoprior explore"} <= found

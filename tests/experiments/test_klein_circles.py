@@ -118,7 +118,7 @@ SMALL = [
     "8",
     "--topology-points",
     "0",
-    "--no-progress",
+    "--quiet",
     "--device",
     "cpu",
 ]
@@ -270,7 +270,7 @@ def test_bottlenecks_are_persims():
 def test_the_right_class_every_time(name, tmp_path):
     """Nine of ten seeds keep the loops, with trustworthiness .98 and continuity .97: a chance of 1/2 fails."""
     command = f"--data {name} --model {name} --seeds 10 --num-images 15000 --epochs 8 --hidden 256 128"
-    options = f"--batch-size 128 --topology-points 0 --no-progress --device cpu --output {tmp_path}"
+    options = f"--batch-size 128 --topology-points 0 --quiet --device cpu --output {tmp_path}"
     klein_circles.main([*command.split(), *options.split()])
     runs = pd.read_csv(tmp_path / "runs.csv")
     good = runs["loops kept"].eq(True) & runs["trustworthiness"].ge(0.98) & runs["continuity"].ge(0.97)

@@ -7,7 +7,7 @@ import torch
 
 import topoprior as tp
 from experiments.common.store import digest
-from experiments.latent_spaces import kernels
+from experiments.latent_spaces import kernels, report
 from experiments.latent_spaces import run as compare_latent_spaces
 from topoprior.topology.fit import Fit
 
@@ -80,7 +80,7 @@ def test_the_mismatch_is_the_fits():
 
 def test_the_best_space_and_what_is_not_told_from_it():
     runs = {"a": [1.0, 1.1, 1.2], "b": [1.0, 1.3, 1.1], "c": [2.0, 2.1, 2.2]}
-    assert compare_latent_spaces.best_space(runs) == ("a", ["b"])
+    assert report.best_space(runs) == ("a", ["b"])
 
 
 def test_missing_data_is_one_line(tmp_path, capsys):

@@ -34,6 +34,7 @@ def test_help_says_what_there_is(name, capsys, monkeypatch):
     assert "--output" in options
     # A report draws nothing: what it shows has its seeds.
     assert {"--seed", "--seeds"} & {*options} or name.endswith(".report")
+    assert "--quiet" in options or name.endswith(".report")
     for option in options:
         rest = text.split(f"  {option}", 1)[1]
         entry = re.split(r"^  -|\n\n", rest, maxsplit=1, flags=re.M)[0]

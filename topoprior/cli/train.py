@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from topoprior.spaces.flat.named import (
     Torus,
 )
 from topoprior.utils.files import check_writable, write_atomically
+from topoprior.utils.scalars import Scalars
 
 SPACES: dict[str, Callable[[int], FlatManifold]] = {
     "klein": lambda dim: KleinBottle(),
@@ -100,37 +102,45 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help="save every epoch there, and go on from there after a kill, to the same prior; default none",
     )  # fmt: skip
     training.add_argument("--no-progress", action="store_true", help="no progress bar")
+    training.add_argument(
+        "--log", type=Path, metavar="FOLDER",
+        help="write the loss of every epoch there, as CSV and for TensorBoard; default none",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
     check_output(args)
     if args.checkpoint is not None:
         check_writable(args.checkpoint, "--checkpoint")
+    if args.log is not None:
+        check_writable(args.log, "--log")
     if args.latent_dim is not None and args.covering not in _OF_DIMENSION:
         raise ValueError("--latent-dim: is for --covering torus or euclidean only")
     space = SPACES[args.covering](args.latent_dim or 2)
     torch.manual_seed(args.seed)
     data = args.load(args)
-    prior, record = train_prior(
-        data.kernels,
-        space,
-        harmonics=args.harmonics,
-        tolerance=args.tolerance,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        learning_rate=args.learning_rate,
-        restarts=args.restarts,
-        patience=args.patience,
-        device=None if args.device == "auto" else args.device,
-        checkpoint=args.checkpoint,
-        progress=not (args.no_progress or args.quiet),
-        options=data.options,
-    )
+    with nullcontext() if args.log is None else Scalars(args.log) as scalars:
+        prior, record = train_prior(
+            data.kernels,
+            space,
+            harmonics=args.harmonics,
+            tolerance=args.tolerance,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            learning_rate=args.learning_rate,
+            restarts=args.restarts,
+            patience=args.patience,
+            device=None if args.device == "auto" else args.device,
+            checkpoint=args.checkpoint,
+            progress=not (args.no_progress or args.quiet),
+            log=None if scalars is None else scalars.write,
+            options=data.options,
+        )
     arguments = {
         # A file's name says enough; where it was is nobody's business.
         name: Path(value).name if isinstance(value, str | Path) else value
         for name, value in vars(args).items()
-        if name not in ("run", "load", "checkpoint", *_ABOUT)
+        if name not in ("run", "load", "checkpoint", "log", *_ABOUT)
     }
     record = {"arguments": arguments, **data.record, **record}
     prior.save_pretrained(  # type: ignore[attr-defined]

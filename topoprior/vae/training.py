@@ -70,6 +70,7 @@ def fit(
     seed: int | None = None,
     checkpoint: Path | str | None = None,
     progress: bool | Callable[[int], None] = True,
+    log: Callable[[int, dict[str, float]], None] | None = None,
 ) -> History:
     """Maximize the ELBO of ``vae`` on ``x`` (N, *data_shape) with Adam; the best state is kept.
 
@@ -93,6 +94,7 @@ def fit(
         checkpoint: a file that is rewritten after every epoch. If it is there, training goes on from it
             to the same numbers as without the interruption.
         progress: a bar; or a function that is called with the number of epochs done, at first after the warm start.
+        log: called after every epoch with how many are done and what was measured, for a tracker.
 
     Raises:
         TypeError: data that are no tensor of the model's dtype, a number of another kind.
@@ -157,6 +159,11 @@ def fit(
             run.train.append(_epoch(vae, x, batch_size, run, spread if weight else None, weight))
         if validation is not None:
             run.validation.append(_negative_elbo(vae, validation))
+        if log is not None:
+            found = {"train": run.train, "validation": run.validation}
+            log(
+                epoch + 1, {f"negative ELBO/{part}": values[-1] for part, values in found.items() if values}
+            )
         run.keep_best()
         bar.set_postfix(negative_elbo=f"{(run.validation or run.train)[-1]:.3f}")
         if path is not None:

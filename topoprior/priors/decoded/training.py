@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def train_prior(
     seed: int | None = None,
     checkpoint: Path | str | None = None,
     progress: bool = True,
+    log: Callable[[int, dict[str, float]], None] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[WeightPrior, dict[str, Any]]:
     """A prior whose kernels look like ``kernels``: the decoder of a :class:`~topoprior.CoveringVAE` trained on them.
@@ -66,6 +67,7 @@ def train_prior(
         seed: calls `torch.manual_seed` first.
         checkpoint: a folder; the same call after a kill goes on to the same prior.
         progress: a bar over the whole job.
+        log: called after every epoch with its number, over all restarts, and the negative ELBO, for a tracker.
         options: of the prior, such as ``mean_fraction``.
 
     Returns:
@@ -142,6 +144,7 @@ def train_prior(
                 if checkpoint is None
                 else Path(checkpoint) / f"restart-{restart}.safetensors",
                 progress=lambda epoch, before=before: reached(before + warm + epoch * steps),  # type: ignore[misc]
+                log=log and (lambda epoch, found, past=restart * epochs: log(past + epoch, found)),  # type: ignore[misc]
             )
             reached(before + warm + epochs * steps)
             trials.append((vae, history))
