@@ -156,7 +156,10 @@ def _fit(
         kl = networks.kl(network)
         loss = elbo_loss(logits.float(), labels[batch], kl, len(images), temperature)
         if log and (step + 1) % _LOGGED == 0:
-            log(step + 1, {"loss": loss.item(), "KL / image": float(kl) / len(images)})
+            log(
+                step + 1,
+                {"loss": loss.item(), "KL / image": float(torch.as_tensor(kl).detach()) / len(images)},
+            )
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
