@@ -110,12 +110,10 @@ def title(task: Task) -> str:
         'images, klein, seed 1'
     """
     config = task.config()
-    named = {key: config.get(key) for key in ("n", "last_gain", "temperature", "seed", "chain")}
-    words = [Path(str(config.get("dataset", ""))).name, *map(config.get, ("method", "prior", "train_size"))]
-    known = [str(word) for word in words if word]
-    return ", ".join(
-        known + [f"{key.replace('_', ' ')} {value}" for key, value in named.items() if value is not None]
-    )
+    place = Path(str(config.get("dataset", ""))).name
+    words = [place, *(config.get(key) for key in ("method", "prior", "engine", "train_size", "n"))]
+    numbers = [f"{key} {config[key]}" for key in ("temperature", "seed", "chain") if key in config]
+    return ", ".join([*(str(word) for word in words if word), *numbers])
 
 
 def _results(tasks: Sequence[T], work: Work[T], pool: Pool) -> Iterator[tuple[T, dict[str, Any]]]:

@@ -191,15 +191,10 @@ def report(table: pd.DataFrame) -> Document:
         found = {str(e): values.dropna().tolist() for e, values in some.groupby("engine")["distance"]}
         cells = [Cell(*interval(found[e])) if found.get(e) else None for e in engines]
         panels.append(Panel(names[key], "distance, less is nearer", cells))
+    labels, shades = [words[e] for e in engines], [colour(e) for e in engines]
     page.picture(
         "forest.png",
-        forest(
-            [words[e] for e in engines],
-            [colour(e) for e in engines],
-            panels,
-            min(2, len(places)),
-            None,
-        ),
+        forest(labels, shades, panels, min(2, len(places)), None),
         "Distance of the predictions from those of the reference, in total variation; of the reference, that of its halves. Means over seeds.",
     )
     beside = pd.DataFrame(

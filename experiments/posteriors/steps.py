@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import topoprior as tp
 from experiments.common.document import markdown_table
 from experiments.common.options import Parser, check_writable, say, seed_list, write_config
-from experiments.common.progress import scalars
+from experiments.common.progress import record
 from experiments.common.store import versions, write_json
 from topoprior.utils.files import write_atomically
 
@@ -197,9 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name in TOYS:
                 found.append(compare(name, seed))
                 for optimizer, bounds in found[-1]["bounds"].items():
-                    with scalars(f"{name}-{optimizer}-{seed}") as log:
-                        for steps, value in bounds.items() if log else ():
-                            log(steps, {"negative ELBO": value})
+                    for steps, value in bounds.items():
+                        record(f"{name}-{optimizer}-{seed}", {"negative ELBO": value}, steps)
                 rows += _rows(found[-1])
                 text = "\n".join(markdown_table(rows)) + "\n"
                 write_json(args.output / "steps.json", {"runs": found, "versions": versions()})
