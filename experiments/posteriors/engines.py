@@ -200,7 +200,7 @@ def report(table: pd.DataFrame) -> Document:
     beside = pd.DataFrame(
         {
             names[key]: some.groupby("engine")[["nll", "distance"]].apply(
-                lambda runs: f"{runs['nll'].mean():.3f} / {_mean(runs['distance'])}"
+                lambda runs: f"{runs['nll'].mean():.3f} / {runs['distance'].mean():.3f}".replace("nan", "?")
             )
             for key, some in places
         }
@@ -241,10 +241,6 @@ _COLUMNS = (
     "predicted classes, mean over the unseen images, from 0 to 1; in the line of the reference itself: between the first and the last "
     "two of its chains, so about the distance at which its own noise ends what can be told."
 )
-
-
-def _mean(values: pd.Series) -> str:
-    return "" if values.isna().all() else f"{values.mean():.3f}"
 
 
 def _cell(values: pd.Series, measure: str) -> str:
