@@ -61,6 +61,8 @@ FILTERS = {
     "near-klein": Filter(near_klein=0.25, max_dim=2),
 }
 PRIORS = ("klein-natural-3x3", "klein-3x3", "torus-3x3")
+_SHOWN = "near-klein"  # the filter whose picture comes first
+_OF_SHOWN = "Patches within .25 of the Klein bottle, at their nearest points."
 _NEIGHBOUR, _FRACTION, _NEAREST = 15, 0.3, 1500
 
 
@@ -123,14 +125,9 @@ def nearest_kernels(patches: Tensor, seed: int) -> dict[str, float]:
 
 def report(results: Mapping[str, Any], folder: Path) -> str:
     """report.md: a row a filter, the nearest kernels, the pictures that are there."""
-    lines = [
-        "# Natural 3x3 patches",
-        "",
-        f"{results['file']}: every row is `topoprior inspect FILE` with the options given, seed {results['seed']}, "
-        f"{results['points']} points for homology. Energy: in the span of the analytic Klein kernels, in the metric of "
-        "contrast. Distance: to the nearest analytic Klein kernel, norms 1.",
-        "",
-    ]
+    lines = ["# Natural 3x3 patches", ""]
+    if (folder / _SHOWN / "latents.png").exists():
+        lines += [f"![{_SHOWN}, latents]({_SHOWN}/latents.png)", "", _OF_SHOWN, ""]
     head = ["options", "patches", "energy in the subspace", "distance, median", "of noise"]
     rows = [[*head, "Betti numbers Z/2", "Z/3", "reading"]]
     for name, found in results["filters"].items():
@@ -149,6 +146,10 @@ def report(results: Mapping[str, Any], folder: Path) -> str:
         rows.append(row)
     lines += [
         *markdown_table(rows),
+        "",
+        f"{results['file']}: every row is `topoprior inspect FILE` with the options given, seed {results['seed']}, "
+        f"{results['points']} points for homology. Energy: in the span of the analytic Klein kernels, in the metric of "
+        "contrast. Distance: to the nearest analytic Klein kernel, norms 1.",
         "",
         "Betti numbers rule spaces out, they do not prove one. The last filter uses the model: it shows that patches "
         "fill the Klein bottle everywhere, not that they lie on nothing else.",
@@ -169,7 +170,8 @@ def report(results: Mapping[str, Any], folder: Path) -> str:
         pictures = [
             p for p in ("kernels.png", "latents.png", "persistence.png") if (folder / name / p).exists()
         ]
-        lines += ["", f"## {name}", "", *(f"![{name}, {p[:-4]}]({name}/{p})" for p in pictures)]
+        shown = [line for p in pictures for line in (f"![{name}, {p[:-4]}]({name}/{p})", "")]
+        lines += ["", "<details>", f"<summary>{name}</summary>", "", *shown, "</details>"]
     lines += [
         "",
         f"Processor time {results['seconds'] / 60:.1f} minutes, torch {results['torch']}. Command: "
