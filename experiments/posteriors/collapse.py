@@ -154,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--priors", type=names, default="klein-3x3,gaussian", help="of the convolutions")
     add("--seeds", default="1", help="a count, or a list")
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
+    parser.add_progress(log=False)
     args = parser.parse_args(argv)
     with parser.ending(args.output) as ending:
         args.output.mkdir(parents=True, exist_ok=True)

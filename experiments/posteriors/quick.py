@@ -252,10 +252,12 @@ def make_parser() -> Parser:
     data.add_argument(
         "--train-size",
         type=whole,
-        help=f"images to learn from, drawn by the seed; {USUAL[0]}, or all where there are fewer",
+        help=f"images to learn from, drawn by the seed; without it {USUAL[0]}, or all where there are fewer",
     )
     data.add_argument(
-        "--test-size", type=whole, help=f"unseen images; {USUAL[1]}, or all where there are fewer"
+        "--test-size",
+        type=whole,
+        help=f"unseen images; without it {USUAL[1]}, or all where there are fewer",
     )
     data.add_argument(
         "--seeds", default="3", help="splits: how many from --seed on, or a list such as 0,1,2"
