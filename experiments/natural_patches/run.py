@@ -170,8 +170,8 @@ def report(results: Mapping[str, Any], folder: Path) -> str:
         pictures = [
             p for p in ("kernels.png", "latents.png", "persistence.png") if (folder / name / p).exists()
         ]
-        shown = [line for p in pictures for line in (f"![{name}, {p[:-4]}]({name}/{p})", "")]
-        lines += ["", "<details>", f"<summary>{name}</summary>", "", *shown, "</details>"]
+        listed = [line for p in pictures for line in (f"![{name}, {p[:-4]}]({name}/{p})", "")]
+        lines += ["", "<details>", f"<summary>{name}</summary>", "", *listed, "</details>"]
     lines += [
         "",
         f"Processor time {results['seconds'] / 60:.1f} minutes, torch {results['torch']}. Command: "
