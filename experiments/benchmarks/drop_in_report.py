@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.benchmarks.swapped import LAYERS
+from experiments.benchmarks.tasks import TASKS
 from experiments.common.document import Document
 from experiments.common.forest import Cell, Panel, forest
 from experiments.common.palette import colour
@@ -27,6 +28,8 @@ def write(runs: Iterable[Run], output: Path) -> None:
     write_csv(output / "runs.csv", table)
     document = Document("Swapping a layer in")
     held_out, choosing = table[table["seed"] < CHOOSING], table[table["seed"] >= CHOOSING]
+    other = held_out["network"].isin(TASKS)
+    held_out, extra = held_out[~other], held_out[other]
     if len(held_out):
         document.picture(
             "forest.png",
@@ -37,13 +40,21 @@ def write(runs: Iterable[Run], output: Path) -> None:
         document.text(
             "Nothing is tuned. Accuracy, negative log likelihood (nats) and expected calibration error of the mean of 16 draws. "
             f"Differences are to {REFERENCE}, over the rows (data set, network, recipe, seed) that both have, means of rows first "
-            "over seeds. Standard errors are over rows."
+            "over seeds. Standard errors are over rows. Confidence is the mean of the largest probability: above accuracy a network is "
+            "surer than it is right, below less sure."
         )
         for by in ("recipe", "network", "data set"):
             with document.folded(f"By {by}: accuracy / NLL / ECE"):
                 document.table(split(held_out, by))
         with document.folded("Every row: accuracy / NLL / ECE, means over seeds"):
             document.table(rows(held_out))
+    if len(extra):
+        with document.folded("Other networks: the class of every pixel, a number"):
+            document.text(
+                "regression: how bright the lower half of an image is, seen the upper. In place of accuracy and ECE are R² and the mean "
+                "distance of the shares below the predicted quantiles from nominal."
+            )
+            document.table(rows(extra))
     if len(choosing):
         with document.folded(f"Candidates, seeds {CHOOSING} and on"):
             document.table(summary(choosing))
@@ -86,20 +97,22 @@ def summary(table: pd.DataFrame) -> list[list[str]]:
         *(f"Δ {name}" for name in MEASURES),
         "worst row's Δ accuracy",
     ]
-    lines = [[*head, "rows below by > .03", "KL / N"]]
+    lines = [[*head, "rows below by > .03", "confidence - accuracy", "KL / N"]]
     for layer in ordered(table):
         own = table[table["layer"] == layer]
         places = own.groupby(PLACE)
         line = [layer, str(places.ngroups), str(len(own))]
         line += [f"{places[column].mean().mean():.3f}" for column in MEASURES.values()]
         deltas = [differences(table, layer, column) for column in MEASURES.values()]
+        surer = f"{(places['confidence'].mean() - places['cls/Acc'].mean()).mean():+.3f}"
         if layer == REFERENCE or not len(deltas[0]):
-            lines.append([*line, "", "", "", "", "", ""])
+            lines.append([*line, "", "", "", "", "", surer, ""])
             continue
         line += [f"{delta.mean():+.3f} ± {delta.sem():.3f}" for delta in deltas]
         line += [
             f"{deltas[0].min():+.3f}",
             str(int((deltas[0] < -0.03).sum())),
+            surer,
             f"{own['KL / N'].mean():.1f}",
         ]
         lines.append(line)

@@ -96,10 +96,11 @@ NETWORKS: dict[str, Callable[[Convolution, int, int, int], Layers]] = {
     "batch-norm": batch_norm,
     "resnet8": resnet8,
     "unet": unet,
+    "regression": plain,
 }
 
-_RATES = {"adam-1e-3": 1e-3, "adam-3e-3": 3e-3, "sgd-.1": 0.1, "adamw-onecycle": 3e-3}
-RECIPES = tuple(_RATES)
+RATES = {"adam-1e-3": 1e-3, "adam-3e-3": 3e-3, "sgd-.1": 0.1, "adamw-onecycle": 3e-3}
+RECIPES = tuple(RATES)
 _DECAY = 0.01
 
 Groups = Callable[[nn.Module, float, float], Sequence[Any]]  # of a network, learning rate, weight decay
@@ -109,7 +110,7 @@ def make_optimizer(
     recipe: str, net: nn.Module, groups: Groups, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """Optimizer and schedule, constant but for OneCycle."""
-    rate = _RATES[recipe]
+    rate = RATES[recipe]
     optimizer: torch.optim.Optimizer
     if recipe == "adamw-onecycle":
         optimizer = torch.optim.AdamW(groups(net, rate, _DECAY), lr=rate, weight_decay=_DECAY)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import topoprior as tp
 from experiments.benchmarks import peers
 from experiments.benchmarks.peers import Peer
-from experiments.benchmarks.recipes import Groups
+from experiments.benchmarks.recipes import RATES, Groups
 
 PRIORS = (
     "klein-3x3",
@@ -88,12 +88,15 @@ def make(name: str) -> Swapped:
     def convolution(inputs: int, outputs: int) -> nn.Module:
         return tp.BayesConv2d(inputs, outputs, 3, padding=1, prior=prior)
 
+    def default_rate(lr: float) -> float:
+        return tp.parameter_groups(convolution(1, 1), lr)[-1]["lr"]
+
     scales = {
         key: getattr(prior, key) for key in ("init_scale", "init_latent_scale") if hasattr(prior, key)
     }
     loop: dict[str, Any] = {
         **scales,
-        "latent_lr": latent_lr,
+        "latent_lr": latent_lr or {recipe: default_rate(lr) for recipe, lr in RATES.items()},
         "statistics": "of draws",
         "temperature": temperature,
     }

@@ -93,7 +93,7 @@ def test_the_report_compares_runs_of_one_row_and_seed():
     table = pd.DataFrame(
         [
             {"data set": "d", "network": "n", "recipe": r, "layer": name, "seed": s, "cls/Acc": acc,
-             "cls/NLL": acc, "cal/ECE": acc, "KL / N": 1.0}
+             "cls/NLL": acc, "cal/ECE": acc, "confidence": acc + 0.1, "KL / N": 1.0}
             for r, name, s, acc in rows
         ]
     )  # fmt: skip
@@ -103,7 +103,24 @@ def test_the_report_compares_runs_of_one_row_and_seed():
     assert reference[:4] == ["nn.Conv2d", "2", "3", "0.750"]  # the mean of .6 and .9
     assert klein[:4] == ["klein-3x3", "3", "3", "0.400"]
     assert klein[6] == "-0.150 ± 0.250"
-    assert klein[9:11] == ["-0.400", "1"]
+    assert klein[9:12] == ["-0.400", "1", "+0.100"]
+
+
+def test_measures_of_a_number_are_those_of_the_mixture():
+    """By a mixture of torch's, and of answers drawn from it."""
+    draws = torch.randn(5, 4000, 2)
+    parts = torch.distributions.Normal(draws[:, :, 0].T, (draws[:, :, 1].T / 2).exp())
+    mixture = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(torch.ones(4000, 5)), parts
+    )
+    answers = mixture.sample()
+    found = tasks.Number().measures(draws, answers)
+    assert found["cls/NLL"] == pytest.approx(float(-mixture.log_prob(answers).mean()), rel=1e-4)
+    assert found["cls/Acc"] == pytest.approx(
+        1 - float((answers - mixture.mean).square().mean() / answers.var(correction=0)), rel=1e-3
+    )
+    assert found["cal/ECE"] < 0.03  # the largest distance is below .03 but once in 1,500 times (Kolmogorov)
+    assert tasks.Number().measures(draws + 1.0, answers)["cal/ECE"] > 0.05
 
 
 @pytest.mark.parametrize(
