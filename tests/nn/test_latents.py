@@ -82,15 +82,15 @@ def test_groups_have_every_parameter_once_and_decay_what_is_no_posterior():
         assert all(group["weight_decay"] in (0, 0.3) for group in groups)
         rates = {id(p): group["lr"] for group in groups for p in group["params"]}
         in_prior_units = [net[0].weight_posterior.loc, *net[4].weight_posterior.parameters()]
-        assert {rates[id(p)] for p in in_prior_units} == {options.get("latent_lr", 1e-2)}
+        assert {rates[id(p)] for p in in_prior_units} == {options.get("latent_lr", 2e-2)}
         assert (
             rates[id(net[0].weight_posterior.log_scale)] == rates[id(net[2].weight_posterior.loc)] == 1e-3
         )
 
 
-def test_the_rate_of_latents_is_at_least_a_hundredth_by_default():
-    for lr in (1e-3, 0.1):
-        assert [group["lr"] for group in tp.parameter_groups(conv(), lr)] == [lr, max(lr, 1e-2)]
+def test_the_rate_of_latents_stays_within_bounds_by_default():
+    for lr, own in ((1e-3, 0.02), (0.025, 0.025), (0.1, 0.03)):
+        assert [group["lr"] for group in tp.parameter_groups(conv(), lr)] == [lr, own]
 
 
 @pytest.mark.parametrize("prior", ["klein-3x3", "klein-fixed", "euclidean-3x3"])

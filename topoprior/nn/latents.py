@@ -14,8 +14,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from topoprior.priors.base import WeightPosterior
 from topoprior.utils.checks import check_module, check_positive
 
-# Of Adam's steps in the prior's units, where everything has size 1.
-_LATENT_LR = 1e-2
+# In the prior's units, where everything has size 1: lr of the weights within these bounds.
+_LATENT_LR = 0.02, 0.03
 
 
 def parameter_groups(
@@ -25,10 +25,10 @@ def parameter_groups(
 
     Adam's steps have about the length of the learning rate in every coordinate, whatever the gradient. A weight of a
     layer with many inputs has size 0.1 or less; latents and amplitudes of decoded kernels are in their prior's units, of size 1
-    in every layer, and at the rate of weights they stay behind. With 0.01 networks learn in the steps that nn.Conv2d
-    needs at 0.001 or 0.003 (experiments/results/drop-in). SGD's steps follow the gradient and want one rate, which
-    the default gives from 0.01 on. Weight decay is a Gaussian prior, and a posterior is drawn to its prior by the KL
-    already, so it concerns deterministic layers alone.
+    in every layer, and at the rate of weights they stay behind: networks then have learned too little, and are less sure
+    than they are right. SGD's steps follow the gradient, which is steep along latents: at the rate of weights they jump.
+    With 0.02 to 0.03 both learn in the steps that nn.Conv2d needs (experiments/results/drop-in). Weight decay is a Gaussian
+    prior, and a posterior is drawn to its prior by the KL already, so it concerns deterministic layers alone.
 
     Parameters, their names and order, and their gradients stay as they are; groups are ordinary ones.
 
@@ -36,7 +36,7 @@ def parameter_groups(
         model: any network.
         lr: learning rate.
         latent_lr: that of the centers of latents and their amplitudes, ``posterior.latent_parameters()``; by default
-            0.01, or ``lr`` where that is larger.
+            ``lr``, but at least 0.02 and at most 0.03.
         weight_decay: of the parameters outside of posteriors.
 
     Returns:
@@ -56,7 +56,8 @@ def parameter_groups(
     """
     check_module(model)
     lr = check_positive("lr", lr)
-    latent_lr = max(lr, _LATENT_LR) if latent_lr is None else check_positive("latent_lr", latent_lr)
+    least, most = _LATENT_LR
+    latent_lr = min(max(lr, least), most) if latent_lr is None else check_positive("latent_lr", latent_lr)
     weight_decay = check_positive("weight_decay", weight_decay, zero=True)
     posteriors = [module for module in model.modules() if isinstance(module, WeightPosterior)]
     of_posteriors = {id(p) for posterior in posteriors for p in posterior.parameters()}

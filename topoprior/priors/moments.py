@@ -67,7 +67,7 @@ class MomentMatched(WeightPrior):
         torch.Size([16, 3, 3, 3])
     """
 
-    def __init__(self, prior: WeightPrior | Path | str, *, init_scale: float = 0.03) -> None:
+    def __init__(self, prior: WeightPrior | Path | str, *, init_scale: float = 0.01) -> None:
         self.prior = get_prior(prior)
         self.init_scale = check_positive("init_scale", init_scale)
         self.name = f"moments of {self.prior.name or type(self.prior).__name__}"

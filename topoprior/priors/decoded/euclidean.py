@@ -22,7 +22,7 @@ class EuclideanDecoderPrior(DecoderPrior):
     Args:
         decoder: the network g, latents (..., dim) -> kernels (..., k); scaled here to E|g(z)|^2 = 1.
         kernel_size: of the decoded kernels; their product is k.
-        options: those of :class:`~topoprior.DecoderPrior`, ``init_scale`` and ``init_latent_scale`` .1 by default.
+        options: those of :class:`~topoprior.DecoderPrior`, ``init_latent_scale`` .01 by default.
 
     Raises:
         ValueError: shapes that do not fit, numbers out of range.
@@ -44,8 +44,8 @@ class EuclideanDecoderPrior(DecoderPrior):
         decoder: FrozenMLP,
         kernel_size: Sequence[int] | None = None,
         *,
-        init_scale: float = 0.1,
-        init_latent_scale: float = 0.1,
+        init_scale: float = 0.01,
+        init_latent_scale: float = 0.01,
         **options: Any,
     ) -> None:
         if not isinstance(decoder, NetworkDecoder):

@@ -71,8 +71,8 @@ class DecoderPrior(SavedPrior):
         *,
         gain: float = HE_GAIN,
         mean_fraction: float = 0.1,
-        init_scale: float = 0.03,
-        init_latent_scale: float = 0.01,
+        init_scale: float = 0.01,
+        init_latent_scale: float = 0.003,
         residual_fraction: float = 0.0,
         empirical_bayes: bool = False,
     ) -> None:

@@ -64,7 +64,7 @@ class MeanFieldPrior(WeightPrior):
         scale: float | None = None,
         *,
         gain: float = HE_GAIN,
-        init_scale: float = 0.03,
+        init_scale: float = 0.01,
         empirical_bayes: bool = False,
         num_nodes: int = 32,
     ) -> None:
