@@ -53,7 +53,7 @@ SAMPLED, POINT, PLAIN, BLITZ = "sampled", "MAP", "nn.Conv2d", "BLiTZ, mean field
 USUAL = (100, 500)  # images to learn from, unseen images
 #: A chain, and when chains agree: the 99 percent quantile of r-hat over the predictions for the first unseen images.
 CHAIN: dict[str, Any] = {
-    "warmup": 1500, "thinning": 40, "energy_error": 5e-4, "first": 50, "more": 25, "r_hat": 1.1, "judges": 100
+    "warmup": 1500, "thinning": 40, "energy_error": 5e-4, "friction": 0.3, "first": 50, "more": 25, "r_hat": 1.1, "judges": 100
 }  # fmt: skip
 #: Adam, and when it has converged: ``window`` steps lower the objective by less than ``gain`` nats an image.
 DESCENT = {"lr": 0.01, "window": 250, "gain": 0.01, "draws": 64}
@@ -70,7 +70,7 @@ def sampled(problem: Problem, net: nn.Module, folder: Path, chains: int, most: i
         gradients = warmup + count * thinning
         samples = tp.sample_posterior(
             net, problem.data, method="baoab", num_chains=chains, num_samples=count, seed=problem.seed, progress=False,
-            folder=folder, warmup=warmup, thinning=thinning, energy_error=CHAIN["energy_error"],
+            folder=folder, warmup=warmup, thinning=thinning, energy_error=CHAIN["energy_error"], friction=CHAIN["friction"],
         )  # fmt: skip
         kept = len(samples.stats["energy"])
         few = samples.predict(unseen[: CHAIN["judges"]])
