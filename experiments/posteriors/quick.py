@@ -53,7 +53,7 @@ SAMPLED, POINT, PLAIN, BLITZ = "sampled", "MAP", "nn.Conv2d", "BLiTZ, mean field
 USUAL = (100, 500)  # images to learn from, unseen images
 #: A chain, and when chains agree: the 99 percent quantile of r-hat over the predictions for the first unseen images.
 CHAIN: dict[str, Any] = {
-    "warmup": 1500, "thinning": 40, "energy_error": 5e-4, "friction": 0.3, "first": 50, "more": 25, "r_hat": 1.1, "judges": 100
+    "warmup": 1500, "thinning": 40, "energy_error": 5e-4, "friction": 0.3, "first": 40, "more": 25, "r_hat": 1.1, "judges": 100
 }  # fmt: skip
 #: Adam, and when it has converged: ``window`` steps lower the objective by less than ``gain`` nats an image.
 DESCENT = {"lr": 0.01, "window": 250, "gain": 0.01, "draws": 64}
@@ -179,8 +179,8 @@ def make_config(
     return {
         "method": method, "dataset": arguments.dataset, "seed": seed, "n": len(images[1]), "test": len(images[3]),
         "size": arguments.image_size, "channels": images[0].shape[1], "classes": classes,
-        "widths": [arguments.width * k for k in (1, 2, 4)], "last_gain": arguments.last_gain, "chains": arguments.chains,
-        "most": arguments.most, "chain": CHAIN, "descent": DESCENT, "data": digest(*map(tensor_bytes, images)),
+        "widths": [arguments.width, 2 * arguments.width], "last_gain": arguments.last_gain, "chains": arguments.chains,
+        "most": arguments.most, "sampler": CHAIN, "descent": DESCENT, "data": digest(*map(tensor_bytes, images)),
     }  # fmt: skip
 
 
@@ -269,7 +269,12 @@ def make_parser() -> Parser:
         default=["klein-3x3", "gaussian"],
         help=f"of the convolutions: {', '.join(PRIORS)}",
     )
-    model.add_argument("--width", type=whole, default=8, help="channels of the first convolution of three")
+    model.add_argument(
+        "--width",
+        type=whole,
+        default=16,
+        help="channels of the first convolution; the second has twice as many",
+    )
     model.add_argument("--last-gain", type=positive, default=4.0, help="of the last layer's Gaussian prior")
     model.add_argument("--chains", type=whole, default=4, help="of a posterior, at least 2")
     model.add_argument(
@@ -292,11 +297,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("--chains 1: give at least 2, whether they agree is what is asked")
         if arguments.image_size < 8:
             raise ValueError(
-                f"--image-size {arguments.image_size}: give at least 8, the network halves it three times"
+                f"--image-size {arguments.image_size}: give at least 8, the network halves it twice"
             )
         check_writable(arguments.output)
         store = Store(arguments.output / "runs")
-        write_config(arguments, chain=CHAIN, descent=DESCENT)
+        write_config(arguments, sampler=CHAIN, descent=DESCENT)
         every = cells(arguments)
         failed = compute(every, run, store, Pool.of(arguments), tell)
         table = quick_report.table_of([(cell.config(), store.get(cell.config())) for cell in every])

@@ -74,7 +74,7 @@ def write(table: pd.DataFrame, arguments: argparse.Namespace) -> Path:
     page = Document(f"Weight priors on {escape(arguments.dataset)}")
     page.text(
         f"{table['n'].iloc[0]} images to learn from, {table['test'].iloc[0]} unseen ones, {table['seed'].nunique()} splits; a network of "
-        f"{arguments.width}, {2 * arguments.width} and {4 * arguments.width} channels. Means over splits, ± half the 95% interval; the least NLL first."
+        f"{arguments.width} and {2 * arguments.width} channels. Means over splits, ± half the 95% interval; the least NLL first."
     )
     page.table(summary(table))
     first = f"{arguments.priors[0]}, sampled"

@@ -44,7 +44,7 @@ def test_all_methods_once(tmp_path, monkeypatch, capsys):
     assert sampled["gradients"].isin([18, 26]).all()
     assert (sampled["converged"] == (sampled["r-hat"] <= 1.1)).all()
     assert not (tmp_path / "chains").exists() or not any((tmp_path / "chains").iterdir())
-    assert json.loads((tmp_path / "config.json").read_text())["chain"]["warmup"] == 10
+    assert json.loads((tmp_path / "config.json").read_text())["sampler"]["warmup"] == 10
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| nn.Conv2d |" in text
     assert (tmp_path / "forest.png").stat().st_size < 150_000
