@@ -10,7 +10,7 @@ import torch
 import topoprior as tp
 from topoprior.kernels.klein import klein_kernels, sample_klein_kernels
 from topoprior.priors.decoded.distill import fewest_harmonics
-from topoprior.priors.decoded.draw import Decode
+from topoprior.priors.decoded.draw import Decode, How
 from topoprior.priors.decoded.kl import latent_kl
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.waves import ProductWaves
@@ -94,7 +94,7 @@ def test_fast_gradient_is_the_numerical_one(blocks, monkeypatch):
     inputs = (posterior.loc, posterior.log_scale)
 
     def decode(loc, log_scale):
-        return Decode.apply(loc, log_scale, noise, posterior.decoder.pixels, posterior.scales, False)[0]
+        return Decode.apply(loc, log_scale, noise, How(posterior.decoder.pixels, posterior.scales))[0]
 
     assert torch.autograd.gradcheck(decode, inputs)
     assert torch.autograd.gradgradcheck(decode, inputs)
@@ -132,15 +132,8 @@ def test_vmap_and_grad_of_the_decoder():
     noise = torch.randn(5, 4, 3, 2, dtype=torch.float64)
 
     def energy(parameters, noise):
-        args = (
-            parameters["loc"],
-            parameters["log_scale"],
-            noise,
-            posterior.decoder.pixels,
-            posterior.scales,
-            False,
-        )
-        return Decode.apply(*args)[0].square().sum()
+        how = How(posterior.decoder.pixels, posterior.scales)
+        return Decode.apply(parameters["loc"], parameters["log_scale"], noise, how)[0].square().sum()
 
     each = torch.func.vmap(torch.func.grad(energy), in_dims=(None, 0))(parameters, noise)
     for i in range(5):
@@ -288,7 +281,9 @@ def test_compiled_formulas_under_transformations():
     noise = torch.randn(2, *posterior.loc.shape, dtype=torch.float64)
 
     def objective(loc, log_scale):
-        weights = Decode.apply(loc, log_scale, noise, posterior.decoder.pixels, posterior.scales, True)[0]
+        weights = Decode.apply(
+            loc, log_scale, noise, How(posterior.decoder.pixels, posterior.scales, True)
+        )[0]
         return weights.sin().sum() + latent_kl(loc, log_scale, posterior.decoder.waves.periods, True)
 
     inputs = (posterior.loc, posterior.log_scale)

@@ -106,13 +106,13 @@ class BayesLayer(RealModule):
         as_set = drawn is None and use_mean == self.use_mean
         tell({self: None if as_set else InUse(use_mean, drawn)})
 
-    def draw(self) -> Draws:
-        """Weight and bias for one forward pass."""
-        use_mean = self._in_use().use_mean
-        posteriors = (self.weight_posterior, self.bias_posterior)
-        weight, bias = (p if p is None else p.mean() if use_mean else p.rsample() for p in posteriors)
-        assert weight is not None
-        return weight, bias
+    def draw(self, input: Tensor | None = None) -> Draws:
+        """Weight and bias for one forward pass, laid out for that of ``input`` where it is given."""
+        posterior, of_bias = self.weight_posterior, self.bias_posterior
+        if self._in_use().use_mean:
+            return posterior.mean(), None if of_bias is None else of_bias.mean()
+        weight = posterior.rsample() if input is None else posterior.rsample_for(input)
+        return weight, None if of_bias is None else of_bias.rsample()
 
     def draw_samples(self, num_samples: int, *, antithetic: bool = False) -> Draws:
         """Draw ``num_samples`` weights and biases, keep them in ``drawn`` and return them.
@@ -160,7 +160,7 @@ class BayesLayer(RealModule):
         if drawn is None:
             if rows_of_pass() and not (self._in_use().use_mean or self.is_point):
                 raise Unfoldable(f"{type(self).__name__}: drew one weight in a pass of several draws")
-            return self._compute(input, *self.draw(), **options)
+            return self._compute(input, *self.draw(input), **options)
         weight, bias = drawn
         samples = weight.shape[0]
         if input.shape[0] % max(samples, rows_of_pass()):

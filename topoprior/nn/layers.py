@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from topoprior.nn.base import BayesLayer, PriorLike
 from topoprior.nn.convolution import BayesConvNd, Size, transpose_kernels
+from topoprior.nn.weights_in_use import Draws
 from topoprior.utils.checks import check_int
 
 
@@ -127,6 +128,9 @@ class BayesConvTranspose2d(BayesConvNd):
         if output_size is None:
             return self._run(input, output_padding=self.output_padding)
         return self._run(input, output_padding=self._padding_for(input, output_size))
+
+    def draw(self, input: Tensor | None = None) -> Draws:
+        return super().draw()  # is transposed, which no layout is made for
 
     def _padding_for(self, input: Tensor, output_size: Sequence[int]) -> list[int]:
         """The output padding that gives ``output_size``."""

@@ -45,6 +45,11 @@ class WeightPosterior(KnownBuffers, ABC):
         first of the sample dimensions, which must be even.
         """
 
+    def rsample_for(self, input: Tensor) -> Tensor:
+        """One draw for an operation on ``input``: :meth:`rsample`, or the same numbers in the layout and, under autocast,
+        the dtype that the operation would bring them to."""
+        return self.rsample()
+
     @abstractmethod
     def mean(self) -> Tensor:
         """E[w], (*shape)."""

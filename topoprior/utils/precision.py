@@ -19,6 +19,13 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """What autocast, where it is on, makes of ``x`` before a convolution or matrix product."""
+    kind = x.device.type
+    narrowed = x.dtype == torch.float32 and kind in _DEVICES and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if narrowed else x.dtype
+
+
 def without_autocast(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """``function``, computed in the dtype of its arguments: autocast, which rounds every matrix product to half
     precision, is for networks, not for points and densities.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from topoprior.distributions.kappa import NARROW, kappa, kappa_and_slope
 from topoprior.priors.decoded import compiled as fused
+from topoprior.utils.autograd import with_signature
 from topoprior.utils.tracing import values_known
 
 _ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal
@@ -25,7 +26,7 @@ def latent_kl(loc: Tensor, log_scale: Tensor, periods: Sequence[float], compiled
     of their prior's std.
     """
     if values_known(loc, log_scale):
-        return _LatentKL.apply(tuple(periods), loc, log_scale, compiled)[0]
+        return _LatentKL.apply(tuple(periods), loc, log_scale, compiled)
     return _plainly(periods, loc, log_scale)
 
 
@@ -38,55 +39,69 @@ def _plainly(periods: Sequence[float], loc: Tensor, log_scale: Tensor) -> Tensor
     return torch.stack([*of_latents, of_amplitudes.sum()]).sum()
 
 
-def _with_gradients(
-    periods: tuple[float, ...], loc: Tensor, log_scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The KL, and its gradients in loc and log_scale.
-
-    kappa(s) is -log s and a constant while s is narrow, as most are for most of a training: there the
-    gradient in log s is -1, and only the others need kappa's polynomials.
-    """
+def _value(periods: tuple[float, ...], loc: Tensor, log_scale: Tensor) -> Tensor:
+    """The KL. kappa(s) is -log s and a constant while s is narrow, as most are for most of a training: then only the
+    others need kappa's polynomials."""
     d = len(periods)
-    of_loc, of_log_scale = torch.zeros_like(loc), torch.empty_like(log_scale)
-    of_loc[d:] = loc[d:]
-    variance = torch.exp(2 * log_scale[d:], out=of_log_scale[d:])
-    flat = of_loc.view(-1)
-    value = 0.5 * (variance.sum() + flat.dot(flat)) - log_scale.sum()
-    variance -= 1
-    of_log_scale[:d] = -1
+    centers, variance = loc[d:], torch.mul(log_scale[d:], 2)
+    value = 0.5 * (variance.exp_().sum() + torch.linalg.vector_norm(centers).square()) - log_scale.sum()
     value += log_scale[0].numel() * (
         sum(math.log(period) for period in periods) - d * _ENTROPY - 0.5 * (len(loc) - d)
     )
-    for row, slope, period in zip(log_scale[:d], of_log_scale, periods, strict=False):
-        wide = row > math.log(period * NARROW[row.dtype])
-        if not wide.any():
-            continue
-        log_s = row[wide] - math.log(period)
-        s = log_s.exp()
-        kappas, slopes = kappa_and_slope(s)
-        value += (kappas + log_s).sum() + log_s.numel() * _ENTROPY
-        slope[wide] = slopes * s
-    return value, of_loc, of_log_scale
+    for _, _, s in _wide(periods, log_scale):
+        value += (kappa_and_slope(s)[0] + s.log()).sum() + s.numel() * _ENTROPY
+    return value
+
+
+def _gradient(
+    periods: tuple[float, ...], loc: Tensor, log_scale: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of loc and log_scale, times ``grad``: in log s, -1 while s is narrow."""
+    d = len(periods)
+    of_loc, of_log_scale = torch.empty_like(loc), torch.empty_like(log_scale)
+    of_loc[:d] = 0
+    torch.mul(loc[d:], grad, out=of_loc[d:])
+    of_log_scale[:d] = -grad
+    torch.mul(log_scale[d:], 2, out=of_log_scale[d:])
+    of_log_scale[d:].expm1_().mul_(grad)
+    for slope, wide, s in _wide(periods, log_scale, of_log_scale):
+        slope[wide] = kappa_and_slope(s)[1] * s * grad
+    return of_loc, of_log_scale
+
+
+def _wide(
+    periods: tuple[float, ...], log_scale: Tensor, beside: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of every axis with stds that are not narrow: its row of ``beside``, which they are, and they, in periods."""
+    for row, other, period in zip(
+        log_scale, log_scale if beside is None else beside, periods, strict=False
+    ):
+        bound = math.log(period * NARROW[row.dtype])
+        if row.numel() and row.max() > bound:
+            wide = row > bound
+            yield other, wide, (row[wide] - math.log(period)).exp()
 
 
 class _LatentKL(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        periods: tuple[float, ...], loc: Tensor, log_scale: Tensor, compiled: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return (fused.latent_kl if compiled else _with_gradients)(periods, loc, log_scale)
+    """Keeps its parameters alone for the backward pass."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        ctx.periods, *tensors, _ = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*tensors, *output[1:])
+    @with_signature
+    def forward(periods: tuple[float, ...], loc: Tensor, log_scale: Tensor, compiled: bool) -> Tensor:
+        return (fused.latent_kl if compiled else _value)(periods, loc, log_scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        loc, log_scale, of_loc, of_log_scale = ctx.saved_tensors
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.periods, *tensors, ctx.compiled = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        loc, log_scale = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again: as functions of the parameters
             with torch.enable_grad():
                 value = _plainly(ctx.periods, loc, log_scale)
-                of_loc, of_log_scale = torch.autograd.grad(value, (loc, log_scale), create_graph=True)
-        return None, of_loc * grad, of_log_scale * grad, None
+                gradients = torch.autograd.grad(value, (loc, log_scale), create_graph=True)
+            return None, *(of * grad for of in gradients), None
+        make = fused.latent_kl_gradient if ctx.compiled else _gradient
+        return None, *make(ctx.periods, loc, log_scale, grad), None

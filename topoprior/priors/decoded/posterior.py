@@ -26,12 +26,14 @@ from topoprior.priors.base import (
     narrow_,
 )
 from topoprior.priors.decoded.decoder import KernelDecoder, Scales
-from topoprior.priors.decoded.draw import Decode
+from topoprior.priors.decoded.draw import Decode, How
 from topoprior.priors.empirical_bayes import BoundedScale
 from topoprior.priors.mean_field.base import Gaussian
 from topoprior.priors.mean_field.posterior import MeanFieldPosterior
+from topoprior.utils.precision import autocast_dtype
 
-_SMALL = 2**18  # numbers: below, copying them costs less than the operations it saves
+_LAST = torch.channels_last
+_SMALL = 2**14  # numbers: below, copying them costs less than the operations it saves
 
 
 class DecoderPosterior(WeightPosterior):
@@ -145,12 +147,24 @@ class DecoderPosterior(WeightPosterior):
             self.residual.reset_parameters()
 
     def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
+        return self._rsample(sample_shape, antithetic)
+
+    def rsample_for(self, input: Tensor) -> Tensor:
+        last = input.dim() == 4 and not input.is_contiguous() and input.is_contiguous(memory_format=_LAST)
+        alone = self.residual is None
+        return self._rsample(
+            channels_last=alone and last, dtype=autocast_dtype(self.loc) if alone else None
+        )
+
+    def _rsample(self, sample_shape: Shape = (), antithetic: bool = False, **kept: Any) -> Tensor:
         noise = draw_noise(sample_shape, self.loc.shape, self.loc, antithetic)
         pixels = self.decoder.pixels
         # The compiler fuses the plain formula better than it can the blocks; TorchScript saves no function of Python.
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         if pixels is not None and self.factors.rho is None and not traced:
-            weight, _ = Decode.apply(self.loc, self.log_scale, noise, pixels, self.scales, self.compiled)
+            weight, _ = Decode.apply(
+                self.loc, self.log_scale, noise, How(pixels, self.scales, self.compiled, **kept)
+            )
         else:
             x = torch.addcmul(self.loc, self.log_scale.exp(), noise)
             z, alpha, beta = self._coordinates(x)
