@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 import topoprior as tp
 from tests.nn.test_torch_features import make_net, seeded
@@ -26,30 +28,51 @@ def batch():
 # --- several processes -----------------------------------------------------------------------
 
 
-def _gradients_in_a_process(rank, net, x, y, folder):
+def _shard(net):
+    """By FSDP2, every layer by itself, as large networks are."""
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in net:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(net, mesh=mesh)
+
+
+def _gradients_in_a_process(rank, net, x, y, folder, sharded):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     try:
-        model = nn.parallel.DistributedDataParallel(net)
+        model = _shard(net) if sharded else nn.parallel.DistributedDataParallel(net)
         torch.manual_seed(7)  # the same draw of the weights on both ranks
         half = len(x) // 2
         part = slice(rank * half, (rank + 1) * half)
         tp.elbo_loss(model(x[part]), y[part], model, 1000).backward()
-        torch.save([p.grad for p in net.parameters()], f"{folder}/gradients-{rank}.pt")
+        gradients = [p.grad.full_tensor() if sharded else p.grad for p in net.parameters()]
+        torch.manual_seed(8)
+        found = (
+            tp.predict(net, x, 4),
+            tp.kl_divergence(net).detach(),
+            sum(tp.kl_per_layer(net).values()).detach(),
+        )
+        torch.save([*gradients, *found], f"{folder}/found-{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def test_two_processes_have_the_gradients_of_one(batch, tmp_path):
-    """DistributedDataParallel over gloo, half of the batch a rank; the KL counts once, not twice."""
-    net = nn.Sequential(make_net("klein-3x3"), nn.ReLU(), tp.BayesLinear(4, 4))
-    torch.multiprocessing.spawn(_gradients_in_a_process, (copy.deepcopy(net), *batch, tmp_path), nprocs=2)
+@pytest.mark.parametrize("sharded", [False, True], ids=["DistributedDataParallel", "FSDP2"])
+def test_two_processes_have_the_gradients_of_one(batch, tmp_path, sharded):
+    """Over gloo, half of the batch a rank; the KL counts once, not twice. Predictions are those of one process, too."""
+    net = nn.Sequential(*make_net("klein-3x3"), nn.ReLU(), tp.BayesLinear(4, 4))
+    arguments = copy.deepcopy(net), *batch, tmp_path, sharded
+    torch.multiprocessing.spawn(_gradients_in_a_process, arguments, nprocs=2)
     x, y = batch
     seeded(lambda: tp.elbo_loss(net(x), y, net, 1000)).backward()
+    torch.manual_seed(8)
+    expected = [p.grad for p in net.parameters()] + [
+        tp.predict(net, x, 4),
+        *[tp.kl_divergence(net).detach()] * 2,
+    ]
     for rank in (0, 1):
-        gradients = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
-        for p, gradient in zip(net.parameters(), gradients, strict=True):
-            torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)
+        found = torch.load(tmp_path / f"found-{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_lightning_trainer(net, batch, tmp_path):

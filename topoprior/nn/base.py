@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from topoprior.nn.sharded import gathered
 from topoprior.nn.weights_in_use import Draws, InUse, Unfoldable, rows_of_pass, tell, told
 from topoprior.priors.base import WeightPosterior, WeightPrior
 from topoprior.priors.delta import posterior_of
@@ -87,8 +88,9 @@ class BayesLayer(RealModule):
 
     def kl(self) -> Tensor:
         """KL(posterior || prior) of weight and bias in nats: a scalar, without sampling."""
-        kl = self.weight_posterior.kl()
-        return kl if self.bias_posterior is None else kl + self.bias_posterior.kl()
+        with gathered(self.posteriors()):
+            kl = self.weight_posterior.kl()
+            return kl if self.bias_posterior is None else kl + self.bias_posterior.kl()
 
     def _in_use(self) -> InUse:
         said = told(self)
@@ -139,8 +141,10 @@ class BayesLayer(RealModule):
         if self._in_use().use_mean:
             weight, bias = (t if t is None else t.expand(*size, *t.shape) for t in self.draw())
         else:
-            posteriors = (self.weight_posterior, self.bias_posterior)
-            weight, bias = (p if p is None else p.rsample(size, antithetic=antithetic) for p in posteriors)
+            of_bias = self.bias_posterior
+            with gathered(self.posteriors()):
+                weight = self.weight_posterior.rsample(size, antithetic=antithetic)
+                bias = None if of_bias is None else of_bias.rsample(size, antithetic=antithetic)
         assert weight is not None
         drawn = self.drawn = weight, bias
         return drawn

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 
 from topoprior.nn.advice import warn_no_bayesian_layer
 from topoprior.nn.base import BayesLayer
+from topoprior.nn.sharded import gathered
 from topoprior.nn.targets import check_classes
 from topoprior.nn.verdict import at_prior, is_due, objections, warn
 from topoprior.priors.base import WeightPosterior
@@ -60,7 +61,8 @@ def _kl(model: nn.Module, stacklevel: int) -> Tensor:
             groups.setdefault(key, []).append(posterior)
     if not groups:
         warn_no_bayesian_layer(model, "the KL is 0", stacklevel + 1)
-    return _sum([kind.sum_kl(group) for (kind, _), group in groups.items()])
+    with gathered(itertools.chain.from_iterable(groups.values())):
+        return _sum([kind.sum_kl(group) for (kind, _), group in groups.items()])
 
 
 def kl_per_layer(model: nn.Module) -> dict[str, Tensor]:
@@ -73,7 +75,11 @@ def kl_per_layer(model: nn.Module) -> dict[str, Tensor]:
         >>> list(kl_per_layer(nn.Sequential(tp.BayesLinear(4, 8), nn.ReLU(), tp.BayesLinear(8, 2))))
         ['0', '2']
     """
-    return {name: _sum([p.kl() for p in posteriors]) for name, posteriors in _posteriors(model)}
+    found = {}
+    for name, posteriors in _posteriors(model):
+        with gathered(posteriors):
+            found[name] = _sum([p.kl() for p in posteriors])
+    return found
 
 
 def _sum(kls: list[Tensor]) -> Tensor:
