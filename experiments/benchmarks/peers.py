@@ -15,6 +15,7 @@ import topoprior as tp
 REFERENCE = "nn.Conv2d"
 COMPILED = "topoprior klein-3x3, compiled draws"
 OURS = ("topoprior klein-3x3", "topoprior gaussian", COMPILED)
+FROZEN = "topoprior klein-3x3, freeze_draws"
 BLITZ = "BLiTZ BayesianConv2d"
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from experiments.benchmarks.peers import REFERENCE
+from experiments.benchmarks.variants import FLOAT32, VARIANTS
 from experiments.common.document import markdown_table
 from experiments.common.forest import Cell, Panel, forest
 from experiments.common.palette import colour
 
 PICTURE = "forest.png"
 _END = ["", "</details>"]
+
+TIMED = ("training", "prediction", "layer")
 
 
 def as_markdown(results: dict[str, Any]) -> str:
@@ -28,71 +32,59 @@ def as_markdown(results: dict[str, Any]) -> str:
             *_END[: 2 * (place > 0)],
         ]
     lines += [
-        "",
-        "Medians of interleaved runs; ratios to nn.Conv2d, in brackets the middle half of the ratios round by round.",
-        "",
-        config,
+        "Medians of interleaved runs, in ms; in brackets their ratio to nn.Conv2d run in the same way. Last column: "
+        "a network's fastest way beside the fastest of nn.Conv2d.",
         "",
     ]
+    if results["config"]["device"] == "cpu":
+        lines += ["On a GPU (`--device cuda`): not run.", ""]
     lines += [f"Missing: {name}, {reason}." for name, reason in results["missing"].items()]
+    rows = [row for part in TIMED for row in results.get(part, [])]
+    for measure, batch in dict.fromkeys((row["measure"], row["batch"]) for row in rows):
+        some = [row for row in rows if (row["measure"], row["batch"]) == (measure, batch)]
+        lines += _times(f"{measure[0].upper()}{measure[1:]}, batch {batch}", some)
     if "parameters" in results:
-        counts = results["parameters"]
-        base = counts[REFERENCE]["registered"]
-        rows = [
-            [name, f"{n['registered']:,}", f"{n['trained']:,}", f"{n['registered'] / base:.2f}"]
-            for name, n in counts.items()
-        ]
-        head = ["", "registered", "of these trained", "ratio"]
-        lines += [*_table("Numbers in the three convolutions", head, rows, True), *_END]
-    for table in results.get("prediction", []):
-        lines += [
-            *_times(f"{table['samples']} samples, batch {table['batch']}", table["rows"], True),
-            *_END,
-        ]
-    if "layer" in results:
-        lines += _times(
-            "One 512-512 layer, batch 16, 8x8 maps: sampling + KL, beside nn.Conv2d's convolution",
-            results["layer"]["rows"],
-            True,
-        )
-        lines += _END
+        lines += _counts(results["parameters"])
     if "memory" in results:
-        rows = [
-            [name, f"{row['bytes'] / 1e6:.1f} MB", f"{row['ratio']:.2f}"]
-            for name, row in results["memory"]["rows"].items()
+        cells = [
+            [row["layer"], f"{row['bytes'] / 1e6:.1f} MB", f"{row['ratio']:.2f}"]
+            for row in results["memory"]
         ]
-        title = "Peak memory of training that layer, above a fresh process"
-        lines += [*_table(title, ["", "memory", "ratio"], rows, True), *_END]
+        title = "Peak memory of training the 512-512 layer, above a fresh process"
+        lines += _table(title, ["", "memory", "ratio"], cells)
     return "\n".join(lines) + "\n"
 
 
-def picture(results: dict[str, Any]) -> bytes:
-    """A panel a batch size: medians of the ratios with their middle halves."""
-    names = [name for name in results["training"][0]["rows"] if name != REFERENCE]
-    panels = [
-        Panel(
-            f"batch {table['batch']}",
-            f"times {REFERENCE}, less is better",
-            [_cell(table["rows"][name]) for name in names],
+def _times(title: str, rows: list[dict[str, Any]]) -> list[str]:
+    kls = {
+        row["layer"].removeprefix("KL of "): row["ms"] for row in rows if row["layer"].startswith("KL of ")
+    }
+    found = {(row["layer"], row["variant"]): row for row in rows}
+    ways = [way.name for way in VARIANTS if any(row["variant"] == way.name for row in rows)]
+    cells = []
+    for name in dict.fromkeys(row["layer"] for row in rows if not row["layer"].startswith("KL of ")):
+        own = [found.get((name, way)) for way in ways]
+        best = min(row["to fastest"] for row in own if row)
+        cells.append(
+            [name, *(f"{row['ms']:.1f} ({row['ratio']:.2f})" if row else "" for row in own), f"{best:.2f}"]
         )
-        for table in results["training"]
-    ]
-    return forest(names, [colour(name) for name in names], panels, across=len(panels), line=1.0)
+    lines = _table(title, ["", *ways, "fastest / fastest"], cells)
+    if kls:
+        shares = (f"{name} {kl / found[name, FLOAT32.name]['ms']:.1%}" for name, kl in kls.items())
+        lines += ["", f"Share of the KL in a step in float32, forward and backward: {', '.join(shares)}."]
+    return lines
 
 
-def _cell(row: dict[str, float]) -> Cell:
-    below, above = row["ratio"] - row["ratio_low"], row["ratio_high"] - row["ratio"]
-    return Cell(row["ratio"], max(0.0, below), max(0.0, above))  # a ratio of medians may lie outside
-
-
-def _times(title: str, rows: dict[str, dict[str, float]], folded: bool) -> list[str]:
+def _counts(rows: list[dict[str, Any]]) -> list[str]:
+    base = next(row["registered"] for row in rows if row["layer"] == REFERENCE)
     cells = [
-        [name, f"{r['ms']:.1f} ms", f"{r['ratio']:.2f} ({r['ratio_low']:.2f}-{r['ratio_high']:.2f})"]
-        for name, r in rows.items()
+        [row["layer"], f"{row['registered']:,}", f"{row['trained']:,}", f"{row['registered'] / base:.2f}"]
+        for row in rows
     ]
-    return _table(title, ["", "median", "ratio"], cells, folded)
+    return _table(
+        "Numbers in the three convolutions", ["", "registered", "of these trained", "ratio"], cells
+    )
 
 
-def _table(title: str, head: list[str], rows: list[list[str]], folded: bool) -> list[str]:
-    start = ["", "<details>", f"<summary>{title}</summary>"] if folded else [title]
-    return [*start, "", *markdown_table([head, *rows])]
+def _table(title: str, head: list[str], rows: Iterable[list[str]]) -> list[str]:
+    return ["", f"## {title}", "", *markdown_table([head, *rows])]

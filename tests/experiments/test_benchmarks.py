@@ -7,26 +7,41 @@ import torch
 
 pytest.importorskip("tqdm")
 from experiments.benchmarks import layers as benchmark_layers  # noqa: E402
-from experiments.benchmarks import peers  # noqa: E402
+from experiments.benchmarks import peers, variants  # noqa: E402
 
 
 def test_a_short_run(tmp_path, capsys):
-    threads = torch.get_num_threads()
-    only = ["training", "parameters", "layer"]
+    """Every network in every way; a second call replaces the parts that it measures."""
+    output, threads = tmp_path / "out", torch.get_num_threads()
     arguments = ["--threads", str(threads), "--repeats", "1", "--batch-sizes", "1", "--no-compiled"]
-    benchmark_layers.main([*arguments, "--only", *only, "--output", str(tmp_path / "out")])
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    (table,) = results["training"]
-    assert set(table["rows"]) == set(peers.available(compiled=False)[0])
-    assert table["rows"][peers.REFERENCE]["ratio"] == 1
-    counts = results["parameters"]
+    for only in (["layer"], ["training", "parameters"]):
+        benchmark_layers.main([*arguments, "--processor-time", "--only", *only, "--output", str(output)])
+    results = json.loads((output / "results.json").read_text())
+    ways = [way.name for way in variants.available(torch.device("cpu"), compiled=False)]
+    steps = {(row["layer"], row["variant"]): row for row in results["training"]}
+    assert {(name, way) for name in peers.available(compiled=False)[0] for way in ways} <= set(steps)
+    plain = [steps[peers.REFERENCE, way] for way in ways]
+    assert all(row["ratio"] == 1 for row in plain)
+    assert min(row["to fastest"] for row in plain) == 1
+    counts = {row["layer"]: (row["registered"], row["trained"]) for row in results["parameters"]}
     kernels, biases = 3 * 64 + 64 * 128 + 128 * 256, 64 + 128 + 256
     expected = {peers.REFERENCE: 9 * kernels + biases, peers.OURS[0]: 8 * kernels + 2 * biases}
     for name, number in {**expected, peers.OURS[1]: 2 * expected[peers.REFERENCE]}.items():
-        assert counts[name] == {"registered": number, "trained": number}
-    report = (tmp_path / "out" / "report.md").read_text()
-    assert "Training step of the 64-128-256 network, batch 1" in report
+        assert counts[name] == (number, number)
+    report = (output / "report.md").read_text()
+    assert "Training step, batch 1" in report
+    assert "512-512 layer: draw and KL / convolution, batch 16" in report
     assert report in capsys.readouterr().out
+    assert (output / "runs.csv").read_text().count("\n") == 1 + sum(
+        map(len, map(results.get, ("training", "parameters", "layer")))
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_without_a_gpu_nothing_is_run(tmp_path, capsys):
+    benchmark_layers.main(["--device", "cuda", "--output", str(tmp_path / "out")])
+    assert "cuda: not run" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_peer_steps_and_has_a_kl():

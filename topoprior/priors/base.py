@@ -187,7 +187,9 @@ def draw_noise(sample_shape: Shape, shape: Shape, like: Tensor, antithetic: bool
     """
     size = [*sample_shape, *shape]
     if not antithetic:
-        return torch.randn(size, dtype=like.dtype, device=like.device)
+        # As it lies in memory: in channels last, adding up two layouts costs twice.
+        same = like.shape == torch.Size(size)
+        return torch.randn_like(like) if same else torch.randn(size, dtype=like.dtype, device=like.device)
     if not sample_shape or sample_shape[0] % 2:
         raise ValueError(
             f"sample_shape: antithetic draws need an even first dimension, found {tuple(sample_shape)}"
