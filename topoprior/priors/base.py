@@ -187,9 +187,11 @@ def draw_noise(sample_shape: Shape, shape: Shape, like: Tensor, antithetic: bool
     """
     size = [*sample_shape, *shape]
     if not antithetic:
-        # As it lies in memory: in channels last, adding up two layouts costs twice.
-        same = like.shape == torch.Size(size)
-        return torch.randn_like(like) if same else torch.randn(size, dtype=like.dtype, device=like.device)
+        if like.dim() == 4 and like.shape == torch.Size(size) and not like.is_contiguous():
+            # As channels last lies in memory: adding up two layouts costs twice, drawing into this one three times.
+            order = [size[i] for i in (0, 2, 3, 1)]
+            return torch.randn(order, dtype=like.dtype, device=like.device).permute(0, 3, 1, 2)
+        return torch.randn(size, dtype=like.dtype, device=like.device)
     if not sample_shape or sample_shape[0] % 2:
         raise ValueError(
             f"sample_shape: antithetic draws need an even first dimension, found {tuple(sample_shape)}"
