@@ -23,7 +23,7 @@ class Variant:
         """The network and its input; gradients and KL are those of the network given, which is changed in place."""
         net = net.to(x.device)
         if self.channels_last:
-            net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
         mode = "reduce-overhead" if x.is_cuda else None
         return (torch.compile(net, mode=mode) if self.compiled else net), x
 
