@@ -25,8 +25,10 @@ _COMPILED: dict[Hashable, Callable[..., Any]] = {}
 
 
 def _compiled(key: Hashable, formula: Callable[..., Any]) -> Callable[..., Any]:
+    """For tensors that are no parameters, whose sizes torch.compile would not leave open. Where it has compiled too often, the
+    formula itself."""
     if key not in _COMPILED:
-        _COMPILED[key] = torch.compile(formula, dynamic=True, fullgraph=True)
+        _COMPILED[key] = torch.compile(formula, dynamic=True)
     return _COMPILED[key]
 
 
@@ -41,7 +43,7 @@ def draw(loc: Tensor, log_scale: Tensor, noises: Tensor, how: How) -> tuple[Tens
         return torch.stack([row.to(dtype) for row in pixels], -2 if last else -1), steps
 
     compiled = _compiled(("draw", decoder.key, dtype, last), formula)
-    weights, steps = compiled(loc, log_scale, noises, loc.new_tensor(how.scales))
+    weights, steps = compiled(loc.detach(), log_scale.detach(), noises, loc.new_tensor(how.scales))
     return (weights.mT if last else weights), steps
 
 
@@ -54,7 +56,9 @@ def gradient(grad: Tensor, loc: Tensor, steps: Tensor, how: How) -> tuple[Tensor
         of_steps = decoder.gradient((loc + steps).movedim(1, 0), of_pixels, scales).movedim(0, 1)
         return of_steps.sum(0), (of_steps * steps).sum(0)
 
-    return _compiled(("gradient", decoder.key), formula)(grad, loc, steps, loc.new_tensor(how.scales))
+    return _compiled(("gradient", decoder.key), formula)(
+        grad, loc.detach(), steps, loc.new_tensor(how.scales)
+    )
 
 
 def latent_kl(periods: tuple[float, ...], loc: Tensor, log_scale: Tensor) -> Tensor:
