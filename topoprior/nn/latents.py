@@ -138,7 +138,7 @@ def _with_latents(model: nn.Module) -> list[Any]:
 
 
 def compile_posteriors(model: nn.Module, compiled: bool = True) -> int:
-    """Draw decoded kernels, differentiate them and sum their KL in fused kernels made by torch.compile.
+    """Draw decoded kernels and differentiate them in fused kernels made by torch.compile.
 
     The network itself stays eager. Numbers stay the same up to rounding, and so do the random draws of a
     seed. It pays for networks with many kernels: a 512-512 layer draws three times as fast; on layers of

@@ -89,7 +89,7 @@ class WeightPosterior(KnownBuffers, ABC):
         return ()
 
     def compile_(self, on: bool = True) -> bool:
-        """Compile draws and KL from now on, or stop to; whether this posterior has anything to compile."""
+        """Compile draws from now on, or stop to; whether this posterior has anything to compile."""
         return False
 
     def forward(self) -> Tensor:

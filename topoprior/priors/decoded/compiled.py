@@ -1,8 +1,8 @@
 """The arithmetic of decoded kernels in a few compiled kernels, for :func:`topoprior.compile_posteriors`.
 
 Eager torch passes over its operands once an operation; the compiler makes one pass of a whole formula.
-Compiled are the three formulas that cost something (a draw, its gradient, the KL) and nothing else, with
-sizes left open: one compilation serves all layers of a prior. They live here and not on a posterior, so
+Compiled are a draw and its gradient and nothing else, with sizes left open: one compilation serves all layers of a prior. (The
+KL is no faster so: it would compute what eager torch leaves out where stds are narrow.) They live here and not on a posterior, so
 that posteriors are copied and pickled as ever.
 """
 
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from topoprior.distributions.kappa import kappa_and_slope
 from topoprior.utils.precision import without_autocast
 
 if TYPE_CHECKING:
@@ -59,32 +58,3 @@ def gradient(grad: Tensor, loc: Tensor, steps: Tensor, how: How) -> tuple[Tensor
     return _compiled(("gradient", decoder.key), formula)(
         grad, loc.detach(), steps, loc.new_tensor(how.scales)
     )
-
-
-def latent_kl(periods: tuple[float, ...], loc: Tensor, log_scale: Tensor) -> Tensor:
-    """The KL of latents and amplitudes."""
-    d = len(periods)
-
-    def formula(loc: Tensor, log_scale: Tensor) -> Tensor:
-        scale = log_scale.exp()
-        kappas = [kappa_and_slope(row / p)[0].sum() for row, p in zip(scale[:d], periods, strict=True)]
-        of_amplitudes = 0.5 * (scale[d:].square() + loc[d:].square() - 1) - log_scale[d:]
-        return sum(kappas, of_amplitudes.sum())
-
-    return _compiled(("kl", periods), formula)(loc, log_scale)
-
-
-def latent_kl_gradient(
-    periods: tuple[float, ...], loc: Tensor, log_scale: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Its gradients in loc and log_scale, times ``grad``."""
-    d = len(periods)
-
-    def formula(loc: Tensor, log_scale: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        scale = log_scale.exp()
-        in_periods = [row / p for row, p in zip(scale[:d], periods, strict=True)]
-        slopes = torch.stack([s * kappa_and_slope(s)[1] for s in in_periods])
-        of_loc = torch.cat([torch.zeros_like(loc[:d]), loc[d:]])
-        return of_loc * grad, torch.cat([slopes, scale[d:].square() - 1]) * grad
-
-    return _compiled(("kl gradient", periods), formula)(loc, log_scale, grad)

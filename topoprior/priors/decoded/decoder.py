@@ -108,7 +108,7 @@ class KernelDecoder(ABC):
     def _scaled(kernels: Tensor, alpha: Tensor, beta: Tensor, scales: Tensor) -> Tensor:
         return (alpha * scales[0])[..., None] * kernels + (beta * scales[1])[..., None]
 
-    def kl(self, loc: Tensor, log_scale: Tensor, compiled: bool = False) -> Tensor:
+    def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
         """KL of parameters to the law of z and standard normal amplitudes, summed."""
         dim = self.space.dim
         latents = self.latent_kl(loc[..., :dim], log_scale[..., :dim])

@@ -112,8 +112,8 @@ class HarmonicDecoder(KernelDecoder):
     ) -> Tensor:
         return torch.stack([*(row * alpha for row in self._shrunk(loc, scale)), beta], -1) @ known
 
-    def kl(self, loc: Tensor, log_scale: Tensor, compiled: bool = False) -> Tensor:
-        return latent_kl(loc, log_scale, self.lengths, compiled)
+    def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
+        return latent_kl(loc, log_scale, self.lengths)
 
     # --- simpler decoders ------------------------------------------------------------------------
 

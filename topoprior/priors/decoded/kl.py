@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from topoprior.distributions.kappa import NARROW, kappa, kappa_and_slope
-from topoprior.priors.decoded import compiled as fused
 from topoprior.utils.autograd import with_signature
 from topoprior.utils.tracing import values_known
 
 _ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal
 
 
-def latent_kl(loc: Tensor, log_scale: Tensor, periods: Sequence[float], compiled: bool = False) -> Tensor:
+def latent_kl(loc: Tensor, log_scale: Tensor, periods: Sequence[float]) -> Tensor:
     r"""The cover bound of the latents and the normal KL of the amplitudes, a scalar in nats:
 
     .. math:: \sum_d \kappa(\sigma_d / P_d) + \sum_a \big( (\sigma_a^2 + \mu_a^2 - 1) / 2 - \log \sigma_a \big)
@@ -26,7 +25,7 @@ def latent_kl(loc: Tensor, log_scale: Tensor, periods: Sequence[float], compiled
     of their prior's std.
     """
     if values_known(loc, log_scale):
-        return _LatentKL.apply(tuple(periods), loc, log_scale, compiled)
+        return _LatentKL.apply(tuple(periods), loc, log_scale)
     return _plainly(periods, loc, log_scale)
 
 
@@ -87,12 +86,12 @@ class _LatentKL(torch.autograd.Function):
 
     @staticmethod
     @with_signature
-    def forward(periods: tuple[float, ...], loc: Tensor, log_scale: Tensor, compiled: bool) -> Tensor:
-        return (fused.latent_kl if compiled else _value)(periods, loc, log_scale)
+    def forward(periods: tuple[float, ...], loc: Tensor, log_scale: Tensor) -> Tensor:
+        return _value(periods, loc, log_scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.periods, *tensors, ctx.compiled = inputs
+        ctx.periods, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
@@ -102,6 +101,5 @@ class _LatentKL(torch.autograd.Function):
             with torch.enable_grad():
                 value = _plainly(ctx.periods, loc, log_scale)
                 gradients = torch.autograd.grad(value, (loc, log_scale), create_graph=True)
-            return None, *(of * grad for of in gradients), None
-        make = fused.latent_kl_gradient if ctx.compiled else _gradient
-        return None, *make(ctx.periods, loc, log_scale, grad), None
+            return None, *(of * grad for of in gradients)
+        return None, *_gradient(ctx.periods, loc, log_scale, grad)

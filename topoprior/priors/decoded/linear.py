@@ -59,7 +59,7 @@ class LinearDecoder(KernelDecoder):
     def latent_kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
         return (0.5 * ((2 * log_scale).exp() + loc.square() - 1) - log_scale).sum(-1)
 
-    def kl(self, loc: Tensor, log_scale: Tensor, compiled: bool = False) -> Tensor:
+    def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
         return normal_kl(loc, log_scale, 1.0)  # latents and amplitudes have one law
 
     def second_moment(self) -> Tensor:

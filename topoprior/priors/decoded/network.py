@@ -151,7 +151,7 @@ class NetworkDecoder(FrozenMLP, KernelDecoder):
 
     # --- in a layer ------------------------------------------------------------------------------
 
-    def kl(self, loc: Tensor, log_scale: Tensor, compiled: bool = False) -> Tensor:
+    def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
         return normal_kl(loc, log_scale, 1.0)  # latents and amplitudes have one law
 
     def draw_(self, loc: Tensor) -> None:

@@ -54,7 +54,7 @@ class DecoderPosterior(WeightPosterior):
     """
 
     kl_kind = "bound"
-    #: Whether draws and KL are compiled: :func:`topoprior.compile_posteriors`.
+    #: Whether draws are compiled: :func:`topoprior.compile_posteriors`.
     compiled: bool = False
 
     def __init__(
@@ -199,7 +199,7 @@ class DecoderPosterior(WeightPosterior):
             if p.decoder.kl_key is not None:
                 loc, log_scale = loc.flatten(1), log_scale.flatten(1)
             alone = i if p.decoder.kl_key is None or loc.numel() > _SMALL else None
-            key = (p.decoder.kl_key, p.compiled, loc.dtype, alone)
+            key = (p.decoder.kl_key, loc.dtype, alone)
             groups.setdefault(key, []).append((p, loc, log_scale))
             if p.residual is not None:
                 kls.append(p.residual.kl())
@@ -207,7 +207,7 @@ class DecoderPosterior(WeightPosterior):
             if others:
                 loc = torch.cat([loc, *(x for _, x, _ in others)], 1)
                 log_scale = torch.cat([log_scale, *(x for _, _, x in others)], 1)
-            kls.append(p.decoder.kl(loc, log_scale, p.compiled))
+            kls.append(p.decoder.kl(loc, log_scale))
         return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
 
     @torch.no_grad()
