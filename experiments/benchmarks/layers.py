@@ -26,7 +26,7 @@ import torch
 
 from experiments.benchmarks import peers, variants
 from experiments.benchmarks.costs import Bench
-from experiments.benchmarks.report import as_markdown
+from experiments.benchmarks.report import PICTURE, as_markdown, picture
 from experiments.common.options import Parser, check_writable, whole, write_config
 from experiments.common.store import write_json
 from experiments.common.tables import write_csv
@@ -73,6 +73,8 @@ def write(results: dict[str, Any], output: Path) -> None:
     write_json(output / "results.json", results)
     rows = [row for part in PARTS for row in results.get(part, [])]
     write_csv(output / "runs.csv", pd.DataFrame(rows))
+    if results.get("training"):
+        write_atomically(output / PICTURE, picture(results))
     write_atomically(output / "report.md", as_markdown(results).encode())
 
 

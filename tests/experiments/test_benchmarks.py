@@ -7,11 +7,12 @@ import torch
 
 pytest.importorskip("tqdm")
 from experiments.benchmarks import layers as benchmark_layers  # noqa: E402
-from experiments.benchmarks import peers, variants  # noqa: E402
+from experiments.benchmarks import costs, peers, variants  # noqa: E402
 
 
-def test_a_short_run(tmp_path, capsys):
+def test_a_short_run(tmp_path, capsys, monkeypatch):
     """Every network in every way; a second call replaces the parts that it measures."""
+    monkeypatch.setattr(costs, "CHANNELS", 16)
     output, threads = tmp_path / "out", torch.get_num_threads()
     arguments = ["--threads", str(threads), "--repeats", "1", "--batch-sizes", "1", "--no-compiled"]
     for only in (["layer"], ["training", "parameters"]):
