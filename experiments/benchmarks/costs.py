@@ -136,7 +136,7 @@ class Bench:
 
     def prediction(self) -> Rows:
         """32 samples, each library's own way, and 32 passes of the deterministic network."""
-        return [row for batch in (64, 1) for row in self.prediction_at(batch)]
+        return [row for batch in self.arguments.prediction_batches for row in self.prediction_at(batch)]
 
     def prediction_at(self, batch: int) -> Rows:
         runs: dict[Key, Run] = {}

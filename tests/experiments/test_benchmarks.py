@@ -6,8 +6,8 @@ import pytest
 import torch
 
 pytest.importorskip("tqdm")
-from experiments.benchmarks import layers as benchmark_layers  # noqa: E402
 from experiments.benchmarks import costs, peers, variants  # noqa: E402
+from experiments.benchmarks import layers as benchmark_layers  # noqa: E402
 
 
 def test_a_short_run(tmp_path, capsys, monkeypatch):
