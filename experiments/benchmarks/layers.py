@@ -90,6 +90,7 @@ def make_parser() -> Parser:
         action="store_true",
         help="not that of the wall: on a machine that others use, one thread",
     )
+    add("--prediction-batches", type=whole, nargs="+", default=[64, 1], metavar="N", help="of predictions")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
     add(
         "--no-compiled",

@@ -8,8 +8,9 @@ import torch
 from torch._dynamo.utils import counters
 
 import topoprior as tp
-from topoprior.priors.decoded.draw import Decode, How
+from topoprior.priors.decoded.draw import Decode
 from topoprior.priors.decoded.kl import latent_kl
+from topoprior.priors.decoded.pixels import How
 
 
 @pytest.mark.slow

@@ -9,16 +9,13 @@ that posteriors are copied and pickled as ever.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from topoprior.priors.decoded.pixels import How
 from topoprior.utils.precision import without_autocast
-
-if TYPE_CHECKING:
-    from topoprior.priors.decoded.draw import How
-
 
 _COMPILED: dict[Hashable, Callable[..., Any]] = {}
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from topoprior.priors.decoded import compiled as fused
-from topoprior.priors.decoded.pixels import Decoder
+from topoprior.priors.decoded.pixels import How
 from topoprior.utils.autograd import with_signature
 from topoprior.utils.precision import without_autocast
 from topoprior.utils.tracing import values_known
@@ -17,21 +16,6 @@ from topoprior.utils.tracing import values_known
 # Kernels in one block of work. A row of a block stays in the processor's cache and below the size at which
 # torch starts a second thread: on rows this short, waking a thread up costs more than it gains.
 _BLOCK = 32768
-
-
-@dataclass(frozen=True)
-class How:
-    """What decodes a draw, and how its weights are kept.
-
-    ``channels_last``: in memory (out, k, in), as torch.channels_last has weights of convolutions. ``dtype``: of the weights;
-    that of the parameters by default. ``scales`` are the prior's stds of alpha and beta.
-    """
-
-    decoder: Decoder
-    scales: tuple[float, float]
-    compiled: bool = False
-    channels_last: bool = False
-    dtype: torch.dtype | None = None
 
 
 class Decode(torch.autograd.Function):

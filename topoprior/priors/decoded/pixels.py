@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -54,6 +55,21 @@ class Decoder:
         amplitude = x[-2] * scales[0]
         of_z = [slope * amplitude for slope in slopes]
         return torch.stack([*of_z, value * scales[0], of_pixels.sum(0) * scales[1]])
+
+
+@dataclass(frozen=True)
+class How:
+    """What decodes a draw, and how its weights are kept.
+
+    ``channels_last``: in memory (out, k, in), as torch.channels_last has weights of convolutions. ``dtype``: of the weights;
+    that of the parameters by default. ``scales`` are the prior's stds of alpha and beta.
+    """
+
+    decoder: Decoder
+    scales: tuple[float, float]
+    compiled: bool = False
+    channels_last: bool = False
+    dtype: torch.dtype | None = None
 
 
 def combine(

@@ -26,7 +26,8 @@ from topoprior.priors.base import (
     narrow_,
 )
 from topoprior.priors.decoded.decoder import KernelDecoder, Scales
-from topoprior.priors.decoded.draw import Decode, How
+from topoprior.priors.decoded.draw import Decode
+from topoprior.priors.decoded.pixels import How
 from topoprior.priors.empirical_bayes import BoundedScale
 from topoprior.priors.mean_field.base import Gaussian
 from topoprior.priors.mean_field.posterior import MeanFieldPosterior
