@@ -16,6 +16,8 @@ from experiments.common.statistics import Paired, interval, paired_t_test
 from experiments.common.tables import write_csv
 from experiments.posteriors.controls import PRIORS
 
+SETS = {"embedded": "a subset of Fashion-MNIST"}
+_DRAWN = 1.0  # nats
 _COLUMNS = {"cls/Acc": "accuracy", "cls/NLL": "NLL", "cal/ECE": "ECE"}
 
 
@@ -62,54 +64,49 @@ def _criterion(mine: pd.DataFrame) -> str:
     return spent
 
 
-def differences(table: pd.DataFrame, first: str) -> dict[str, Paired]:
-    """NLL of ``first`` minus every other method's, paired by split."""
-    wide = table.pivot_table(index="seed", columns="method", values="cls/NLL").dropna()
+def differences(table: pd.DataFrame, first: str, measure: str) -> dict[str, Paired]:
+    """``first`` minus every other method, paired by split."""
+    wide = table.pivot_table(index="seed", columns="method", values=measure).dropna()
     others = [m for m in wide.columns if m != first]
     return {other: paired_t_test(wide[first].tolist(), wide[other].tolist()) for other in others}
 
 
 def write(table: pd.DataFrame, arguments: argparse.Namespace) -> Path:
     """report.md, runs.csv, forest.png."""
-    page = Document(f"Weight priors on {escape(arguments.dataset)}")
+    page = Document(f"Weight priors on {SETS.get(arguments.dataset, escape(arguments.dataset))}")
     page.text(
         f"{table['n'].iloc[0]} images to learn from, {table['test'].iloc[0]} unseen ones, {table['seed'].nunique()} splits; a network of "
         f"{arguments.width} and {2 * arguments.width} channels. Means over splits, ± half the 95% interval; the least NLL first."
     )
-    page.table(summary(table))
     first = f"{arguments.priors[0]}, sampled"
-    found = differences(table, first)
     page.picture(
         "forest.png",
-        _forest(found, first),
-        f"NLL of {_words(first)} minus the others', paired by split, with 95% intervals that are not corrected for their number. Left of 0 it predicts better.",
+        _forest(table, first),
+        f"{_words(first)} minus the others, paired by split, with 95% intervals that are not corrected for their number. Left of 0 in NLL and right of 0 in "
+        f"accuracy it predicts better. Not drawn: NLL that differs by more than {_DRAWN:g} nat.",
     )
-    page.heading("How to read it")
-    page.text(
-        "Sampled: the mean prediction of chains on the posterior (underdamped Langevin on the cover, full batch, temperature 1), each from its own draw of the prior. "
-        "They count as converged where the 99 percent quantile of rank-normalized split r-hat, over the predicted probabilities of 100 unseen images, is at most 1.1. "
-        "The others descend with Adam and count as converged where 250 steps gain less than .01 nats an image. MAP: the most probable point of the same posterior, in "
-        "whitened coordinates. nn.Conv2d has no prior. BLiTZ has its default prior; a KL / image far below the logarithm of the number of classes "
-        "means that it fell back to it. A prior is judged by its sampled posterior: the other rows say what an approximation costs."
-    )
-    page.text(
-        "NLL: negative log likelihood, nats. ECE: expected calibration error, 15 bins. Core seconds: of one processor, a split. Runs: runs.csv."
-    )
+    page.table(summary(table))
+    with page.folded("What the rows and columns are"):
+        page.text(
+            "Sampled: the mean prediction of chains on the posterior (underdamped Langevin on the cover, full batch, temperature 1), each from its own draw of the prior. "
+            "They count as converged where the 99 percent quantile of rank-normalized split r-hat, over the predicted probabilities of 100 unseen images, is at most 1.1. "
+            "The others descend with Adam and count as converged where 250 steps gain less than .01 nats an image. MAP: the most probable point of the same posterior, in "
+            "whitened coordinates. nn.Conv2d has no prior. BLiTZ has its defaults: predictions near chance with a KL / image of the order of the logarithm of the number of "
+            "classes mean that it fell back to its prior. A prior is judged by its sampled posterior: the other rows say what an approximation costs."
+        )
+        page.text(
+            "NLL: negative log likelihood, nats. ECE: expected calibration error, 15 bins. Core seconds: of one processor, a split. Runs: runs.csv."
+        )
     write_csv(arguments.output / "runs.csv", table)
     return page.write(arguments.output)
 
 
-def _forest(found: Mapping[str, Paired], first: str) -> bytes:
-    rows = sorted(found.items(), key=lambda item: item[1].mean)
-    return forest(
-        [_words(method) for method, _ in rows],
-        [colour(method.partition(", ")[0]) for method, _ in rows],
-        [
-            Panel(
-                "",
-                f"NLL of {_words(first)} minus the other's, nats",
-                [Cell(d.mean, d.half_width) for _, d in rows],
-            )
-        ],
-        across=1,
-    )
+def _forest(table: pd.DataFrame, first: str) -> bytes:
+    nll, accuracy = (differences(table, first, measure) for measure in ("cls/NLL", "cls/Acc"))
+    rows = sorted(nll, key=lambda method: -nll[method].mean)
+    near = [Cell(*nll[m][:2]) if abs(nll[m].mean) < _DRAWN else None for m in rows]
+    panels = [
+        Panel("", "NLL, nats (left: better)", near),
+        Panel("", "accuracy (right: better)", [Cell(*accuracy[m][:2]) for m in rows]),
+    ]
+    return forest([_words(m) for m in rows], [colour(m) for m in rows], panels, across=2)

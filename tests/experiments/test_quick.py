@@ -124,7 +124,7 @@ def test_differences_by_hand():
         ("late", 1, 0.1),
     ]
     table = pd.DataFrame(rows, columns=["method", "seed", "cls/NLL"])
-    found = quick_report.differences(table[table["method"] != "late"], "a, sampled")
+    found = quick_report.differences(table[table["method"] != "late"], "a, sampled", "cls/NLL")
     assert found["nn.Conv2d"].mean == pytest.approx(-0.3)
     assert found["nn.Conv2d"].half_width == pytest.approx(
         12.7062 * 0.1, rel=1e-4
