@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 pytest.importorskip("blitz")
 import experiments  # noqa: E402
@@ -129,6 +130,32 @@ def test_differences_by_hand():
     assert found["nn.Conv2d"].half_width == pytest.approx(
         12.7062 * 0.1, rel=1e-4
     )  # t(1) / sqrt(2) * std .1414
+
+
+def test_holm_over_the_sampled_priors():
+    """Two of three priors beside the first: the smaller p is doubled."""
+    nll = {
+        "klein-3x3, sampled": (0.5, 0.6, 0.4),
+        "gaussian, sampled": (0.7, 0.9, 0.65),
+        "twin, sampled": (0.52, 0.6, 0.47),
+        "nn.Conv2d": (3, 4, 5),
+    }
+    rows = [(m, s, v, v / 10) for m, values in nll.items() for s, v in enumerate(values)]
+    table = pd.DataFrame(rows, columns=["method", "seed", "cls/NLL", "cls/Acc"])
+    head, *body = quick_report.tests(table, "klein-3x3, sampled")
+    assert [row[:2] for row in body] == [
+        ["Gaussian, sampled", "3"],
+        ["Gaussian with Klein's moments, sampled", "3"],
+    ]
+    ps = [
+        stats.ttest_rel(nll["klein-3x3, sampled"], nll[m]).pvalue
+        for m in ("gaussian, sampled", "twin, sampled")
+    ]
+    assert ps[0] < ps[1]
+    assert [f"(p {2 * ps[0]:.2g})" in body[0][2], f"(p {max(ps[1], 2 * ps[0]):.2g})" in body[1][2]] == [
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
