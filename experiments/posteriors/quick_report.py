@@ -85,7 +85,9 @@ def tests(table: pd.DataFrame, first: str) -> list[list[str]]:
 
 def write(table: pd.DataFrame, arguments: argparse.Namespace) -> Path:
     """report.md, runs.csv, forest.png."""
-    page = Document(f"Weight priors on {SETS.get(arguments.dataset, escape(arguments.dataset))}")
+    page = Document(
+        f"Weight priors on {SETS.get(arguments.dataset, escape(Path(arguments.dataset).name or arguments.dataset))}"
+    )
     page.text(
         f"{table['n'].iloc[0]} images to learn from, {table['test'].iloc[0]} unseen ones, {table['seed'].nunique()} splits; a network of "
         f"{arguments.width} and {2 * arguments.width} channels. Means over splits, ± half the 95% interval; the least NLL first."
