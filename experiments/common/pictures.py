@@ -27,13 +27,13 @@ def mosaic(kernels: Tensor) -> Any:
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:
-    """At most 150 kB: with a palette of 64 colours, and coarser where that does not do."""
+    """At most 150 kB: with a palette of 256 colours, and coarser where that does not do."""
     from PIL import Image
 
     while True:
         drawn, packed = io.BytesIO(), io.BytesIO()
         figure.savefig(drawn, format="png", dpi=dpi)
-        Image.open(drawn).convert("RGB").quantize(64).save(packed, "png", optimize=True)
+        Image.open(drawn).convert("RGB").quantize(256).save(packed, "png", optimize=True)
         if packed.tell() <= LARGEST or dpi <= 40:
             return packed.getvalue()
         dpi = round(dpi * 0.85)
