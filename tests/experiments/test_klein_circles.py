@@ -138,7 +138,7 @@ def test_the_experiment_writes_its_table_and_resumes(tmp_path, capsys):
     assert all(f"]({name})" in table for name in pictures)
     for name in pictures:
         (tmp_path / name).unlink()
-    klein_circles.main(command)
+    klein_circles.main([option for option in command if option != "--quiet"])
     assert capsys.readouterr().err.count("saved before") == 2
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "runs.csv"), first)
     assert {name: (tmp_path / name).read_bytes() for name in pictures} == before

@@ -85,7 +85,7 @@ class OddHalves(Posterior):
 class Wide(Posterior):
     def reset_parameters(self):
         super().reset_parameters()
-        self.log_scale.data += 4
+        self.log_scale.data += 5  # e^5 times a start at a hundredth: wider than the prior
 
 
 class NoRestart(Posterior):
