@@ -13,7 +13,7 @@ from scipy import stats
 pytest.importorskip("blitz")
 import experiments  # noqa: E402
 from experiments.common.store import Store  # noqa: E402
-from experiments.posteriors import quick, quick_report  # noqa: E402
+from experiments.posteriors import converge, quick, quick_report  # noqa: E402
 from tests.experiments.priors.test_data import write_image  # noqa: E402
 
 SMALL = ["--test-size", "30", "--width", "2", "--chains", "2", "--jobs", "1", "--priors", "gaussian"]
@@ -21,8 +21,10 @@ SMALL = ["--test-size", "30", "--width", "2", "--chains", "2", "--jobs", "1", "-
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    monkeypatch.setattr(quick, "CHAIN", {**quick.CHAIN, "warmup": 10, "thinning": 2, "first": 4, "more": 4})
-    monkeypatch.setattr(quick, "DESCENT", {**quick.DESCENT, "window": 5, "draws": 2})
+    monkeypatch.setattr(
+        converge, "CHAIN", {**converge.CHAIN, "warmup": 10, "thinning": 2, "first": 4, "more": 4}
+    )
+    monkeypatch.setattr(converge, "DESCENT", {**converge.DESCENT, "window": 5, "draws": 2})
 
 
 def command(folder: Path, *more: str) -> int:
@@ -84,13 +86,13 @@ def test_images_of_ones_own(tmp_path):
 
 
 def test_a_descent_stops_where_it_gains_little(monkeypatch):
-    monkeypatch.setattr(quick, "DESCENT", {**quick.DESCENT, "window": 50, "gain": 1e-4})
+    monkeypatch.setattr(converge, "DESCENT", {**converge.DESCENT, "window": 50, "gain": 1e-4})
     p = torch.nn.Parameter(torch.full((3,), 2.0))
-    found = quick.descend(lambda: p.square().sum(), [p], most=10_000)
+    found = converge.descend(lambda: p.square().sum(), [p], most=10_000)
     assert found["converged"] == 1
     assert p.abs().max() < 0.05
     q = torch.nn.Parameter(torch.full((3,), 2.0))
-    assert quick.descend(lambda: q.square().sum(), [q], most=100) == {"gradients": 100, "converged": 0.0}
+    assert converge.descend(lambda: q.square().sum(), [q], most=100) == {"gradients": 100, "converged": 0.0}
 
 
 def test_the_most_probable_point_of_a_network(monkeypatch):
@@ -102,17 +104,17 @@ def test_the_most_probable_point_of_a_network(monkeypatch):
         torch.randn(5, 1, 8, 8),
         torch.zeros(5).long(),
     )
-    problem = quick.Problem(images, "gaussian", 1.0, 0)
-    net = quick.network("gaussian", 1.0, "delta", size=8, classes=3, widths=(2, 2, 2))
+    problem = converge.Problem(images, "gaussian", 1.0, 0)
+    net = converge.network("gaussian", 1.0, "delta", size=8, classes=3, widths=(2, 2, 2))
 
     def slope() -> float:
         net.zero_grad()
-        quick.tp.elbo_loss(net(images[0]), images[1], net, 20).backward()
+        converge.tp.elbo_loss(net(images[0]), images[1], net, 20).backward()
         return max(float(p.grad.abs().max()) for p in net.parameters())
 
     start = slope()
-    monkeypatch.setattr(quick, "DESCENT", {**quick.DESCENT, "window": 100, "gain": 1e-5})
-    assert quick.point(problem, net, 3000)["predictions"].shape == (5, 3)
+    monkeypatch.setattr(converge, "DESCENT", {**converge.DESCENT, "window": 100, "gain": 1e-5})
+    assert converge.point(problem, net, 3000)["predictions"].shape == (5, 3)
     assert slope() < 0.05 * start + 1e-3
 
 
