@@ -120,7 +120,10 @@ def load(text: str, arguments: argparse.Namespace, seed: int) -> tuple[str, data
 
 
 def one_run(layer: Swapped, images: datasets.ImageData, config: dict[str, Any]) -> dict[str, float]:
-    """Train and test one network. Equal seeds give equal batches, whatever the layers draw."""
+    """Train and test one network. Equal seeds give equal batches, whatever the layers draw.
+
+    A loss that is not finite ends it, and the predictions are those of nothing.
+    """
     torch.manual_seed(config["seed"])
     task = TASKS.get(config["network"], Classes())
     build, outputs = NETWORKS[config["network"]], task.outputs(len(images.classes))
@@ -135,7 +138,11 @@ def one_run(layer: Swapped, images: datasets.ImageData, config: dict[str, Any]) 
     for _ in range(config["steps"]):
         rows = torch.randint(len(x), (min(config["batch"], len(x)),), generator=batches)
         optimizer.zero_grad()
-        data_term = task.loss(net(x[rows]), y[rows])
+        output = net(x[rows])
+        data_term = task.loss(output, y[rows])
+        if not data_term.isfinite():  # some libraries' layers raise at the next pass
+            lost = torch.full((1, len(tests), *output.shape[1:]), torch.nan)
+            return {**task.measures(lost, answers), "cross entropy": torch.nan, "KL / N": torch.nan}
         (data_term + layer.kl(net) / (len(x) * positions)).backward()
         optimizer.step()
         schedule.step()

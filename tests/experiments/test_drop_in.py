@@ -137,3 +137,12 @@ def test_what_is_wrong_is_said_before_any_work(options, message, tmp_path, capsy
     with pytest.raises(SystemExit):
         drop_in.main([*TINY, *options, "--output", str(tmp_path / "out")])
     assert message in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_is_counted_and_ends_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks.Classes, "loss", lambda self, outputs, targets: outputs.sum() * torch.nan)
+    command = [*TINY, "--networks", "plain", "--seeds", "0,", "--output", str(tmp_path)]
+    drop_in.main([*command, "--layers", "nn.Conv2d,klein-3x3"])
+    table = pd.read_csv(tmp_path / "runs.csv")
+    assert table["layer"].tolist() == ["klein-3x3", "nn.Conv2d"]
+    assert (table["diverged"] == 1).all()
