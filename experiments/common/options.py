@@ -7,15 +7,17 @@ import errno
 import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from experiments.common import progress
-from experiments.common.document import printable
+from experiments.common.document import Document, printable
 from experiments.common.progress import say as say
 from experiments.common.store import versions, write_json
 from topoprior.utils import files
+
+_T = TypeVar("_T")
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -78,6 +80,30 @@ class Parser(argparse.ArgumentParser):
     def ending(self, output: Path) -> Ending:
         """For the work of a script that resumes: ``with parser.ending(output) as ending: ...; return ending.status``."""
         return Ending(self, output)
+
+
+def report_again(
+    what: str | None,
+    argv: Sequence[str] | None,
+    read: Callable[[Path], _T],
+    report: Callable[[_T, Path], Document],
+) -> int:
+    """The command line of a report that is made from a folder's runs.csv.
+
+    Args:
+        read: the file; a ValueError, KeyError or OSError is the error of one line.
+        report: what was read, and the folder.
+    """
+    parser = Parser(what)
+    parser.add_argument("results", type=Path, help="a folder with runs.csv")
+    parser.add_argument("--output", type=Path, help="folder; without it where the results are")
+    arguments = parser.parse_args(argv)
+    try:
+        found = read(arguments.results / "runs.csv")
+    except (ValueError, KeyError, OSError) as error:
+        parser.error(f"{arguments.results}: no runs.csv of this experiment ({error})")
+    print(report(found, arguments.results).write(arguments.output or arguments.results))
+    return 0
 
 
 class Ending:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from experiments.common.document import Document
 from experiments.common.forest import Cell, Panel, forest
-from experiments.common.options import Parser
+from experiments.common.options import report_again
 from experiments.common.palette import colour
 from experiments.common.statistics import interval
 from experiments.common.store import Run
@@ -64,17 +64,12 @@ _ABOUT_FOREST = "Means over seeds with 95% intervals, on the test set; points wi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("results", type=Path, help="a folder with runs.csv")
-    parser.add_argument("--output", type=Path, help="folder; without it where the results are")
-    arguments = parser.parse_args(argv)
-    try:
-        runs = read(arguments.results / "runs.csv")
-    except (ValueError, KeyError, OSError) as error:
-        parser.error(f"{arguments.results}: no runs.csv of this experiment ({error})")
-    page = report(runs, image_set(runs[0].config["images"]), folder=arguments.results)
-    print(page.write(arguments.output or arguments.results))
-    return 0
+    return report_again(
+        __doc__,
+        argv,
+        read,
+        lambda runs, folder: report(runs, image_set(runs[0].config["images"]), folder=folder),
+    )
 
 
 def read(path: Path) -> list[Run]:

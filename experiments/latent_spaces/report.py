@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from experiments.common.document import Document, cut
 from experiments.common.forest import Cell, Panel, forest
-from experiments.common.options import Parser
+from experiments.common.options import report_again
 from experiments.common.palette import colour
 from experiments.common.statistics import interval, paired_t_test
 from experiments.common.tables import as_rows, means
@@ -32,16 +31,7 @@ COLD_EPOCHS, COLD_NOISE, NOISE = 3, 0.3, 0.05
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(__doc__)
-    parser.add_argument("results", type=Path, help="a folder with runs.csv")
-    parser.add_argument("--output", type=Path, help="folder; without it where the results are")
-    arguments = parser.parse_args(argv)
-    try:
-        page = report(pd.read_csv(arguments.results / "runs.csv"))
-    except (ValueError, KeyError, OSError) as error:
-        parser.error(f"{arguments.results}: no runs.csv of this experiment ({error})")
-    print(page.write(arguments.output or arguments.results))
-    return 0
+    return report_again(__doc__, argv, lambda path: report(pd.read_csv(path)), lambda page, _: page)
 
 
 def report(table: pd.DataFrame) -> Document:

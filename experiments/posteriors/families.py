@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.posteriors.methods import Found, Problem, most_probable, timed
+from experiments.posteriors.methods import Found, Problem, descend, most_probable, timed
 from topoprior.distributions import kappa
 from topoprior.inference.potential import parts_of
 from topoprior.priors.base import normal_kl
@@ -175,14 +175,12 @@ def structured(
         net = most_probable(problem, map_steps, map_lr) if start == "map" else problem.network("delta")
         q = FAMILIES[family](parts_of(net), {name: p.detach() for name, p in net.named_parameters()})
         net.requires_grad_(False)
-        optimizer = torch.optim.Adam(q.parameters(), lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
-            optimizer.zero_grad()
+
+        def bound() -> Tensor:
             logits = torch.func.functional_call(net, q.sample(), (x,))
-            (F.cross_entropy(logits, y) + q.kl() / len(x)).backward()
-            optimizer.step()
-            schedule.step()
+            return F.cross_entropy(logits, y) + q.kl() / len(x)
+
+        descend(bound, q.parameters(), steps, lr)
     return Found(*_judged(problem, net, q, measures))
 
 

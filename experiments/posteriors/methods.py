@@ -6,7 +6,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,21 +75,28 @@ def timed(measures: dict[str, float]) -> Iterator[None]:
 # --- points ----------------------------------------------------------------------------------
 
 
-def _descend(problem: Problem, net: nn.Module, steps: int, lr: float, temperature: float = 1.0) -> None:
-    """Adam on the bound (of a point: on minus the log joint), its rate falling as a cosine to 0."""
-    x, y = problem.data
-    optimizer = torch.optim.Adam(net.parameters(), lr)
+def descend(
+    objective: Callable[[], Tensor], parameters: Iterable[nn.Parameter], steps: int, lr: float
+) -> None:
+    """Adam, its rate falling as a cosine to 0."""
+    optimizer = torch.optim.Adam(parameters, lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         optimizer.zero_grad()
-        tp.elbo_loss(net(x), y, net, len(x), temperature).backward()
+        objective().backward()
         optimizer.step()
         schedule.step()
 
 
+def fit(problem: Problem, net: nn.Module, steps: int, lr: float, temperature: float = 1.0) -> None:
+    """Descends on the bound; of a point, on minus the log joint."""
+    x, y = problem.data
+    descend(lambda: tp.elbo_loss(net(x), y, net, len(x), temperature), net.parameters(), steps, lr)
+
+
 def most_probable(problem: Problem, steps: int, lr: float) -> nn.Sequential:
     net = problem.network("delta")
-    _descend(problem, net, steps, lr)
+    fit(problem, net, steps, lr)
     return net
 
 
@@ -157,7 +164,7 @@ def variational(
             )
         else:
             net = problem.network("delta" if only_last else "mean-field", "mean-field")
-        _descend(problem, net, steps, lr, temperature)
+        fit(problem, net, steps, lr, temperature)
     return _of_variational(problem, net, measures)
 
 

@@ -12,7 +12,6 @@ Every split of the data is a run, kept in OUTPUT/runs; chains are kept while the
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -56,33 +55,36 @@ def make_config(
     }  # fmt: skip
 
 
-def read(arguments: argparse.Namespace, seed: int) -> tuple[Images, int]:
-    """The images of a split, with mean 0 and standard deviation 1 over those to learn from; the number of classes."""
-    where = (arguments.dataset, arguments.data_dir)
+def sizes(arguments: argparse.Namespace) -> list[int]:
+    """How many images to learn from, and unseen ones."""
     asked = (arguments.train_size, arguments.test_size)
-    train, test = (
+    have = datasets.counts(arguments.dataset, arguments.data_dir)
+    return [
         min(usual, count) if size is None else size
-        for size, usual, count in zip(asked, USUAL, datasets.counts(*where), strict=True)
-    )
+        for size, usual, count in zip(asked, USUAL, have, strict=True)
+    ]
+
+
+def read(arguments: argparse.Namespace, train: int, test: int, seed: int) -> tuple[Images, int]:
+    """The images of a split, with mean 0 and standard deviation 1 over those to learn from; the number of classes."""
     found = datasets.load(
-        *where, image_size=arguments.image_size, train_size=train, test_size=test, seed=seed
-    )
+        arguments.dataset, arguments.data_dir, image_size=arguments.image_size, train_size=train, test_size=test, seed=seed
+    )  # fmt: skip
     mean, std = found.train_images.mean(), found.train_images.std().clamp_min(1e-6)
     x, unseen = ((part - mean) / std for part in (found.train_images, found.test_images))
     return (x, found.train_labels, unseen, found.test_labels), len(found.classes)
 
 
-def cells(arguments: argparse.Namespace) -> list[Cell]:
+def cells(arguments: argparse.Namespace, store: Store) -> list[Cell]:
     """The longest first: what is left at the end is short, and no processor waits."""
     methods = [f"{prior}, {SAMPLED}" for prior in arguments.priors]
     methods += [f"{prior}, {POINT}" for prior in arguments.priors] + [PLAIN, BLITZ]
-    splits = {seed: read(arguments, seed) for seed in seed_list(arguments.seeds, arguments.seed)}
+    seeds, (train, test) = seed_list(arguments.seeds, arguments.seed), sizes(arguments)
+    splits = {seed: read(arguments, train, test, seed) for seed in seeds}
     found = []
     for method, (seed, (images, classes)) in product(methods, splits.items()):
         config = make_config(arguments, method, seed, images, classes)
-        found.append(
-            Cell(images, config, arguments.output / "chains" / f"{digest(json.dumps(config).encode())}")
-        )
+        found.append(Cell(images, config, arguments.output / "chains" / store.path(config).stem))
     return found
 
 
@@ -162,14 +164,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(arguments.output)
         store = Store(arguments.output / "runs")
         write_config(arguments, sampler=converge.CHAIN, descent=converge.DESCENT)
-        every = cells(arguments)
+        every = cells(arguments, store)
         failed = compute(every, run, store, Pool.of(arguments), tell)
         table = quick_report.table_of([(cell.config(), store.get(cell.config())) for cell in every])
-        if not len(table):
-            return 1
-        path = quick_report.write(table, arguments)
-        print(plain_table(quick_report.summary(table)))
-        say(f"report: {path}")
+        if len(table):
+            path = quick_report.write(table, arguments)
+            print(plain_table(quick_report.summary(table)))
+            say(f"report: {path}")
         if failed:
             return 1
     return ending.status

@@ -22,7 +22,8 @@ class BAOAB:
 
     No accept step corrects the discretization, whose bias in q is of order step^2, and of order step^4 where friction
     is high; on a Gaussian it is 0. The step is tuned so that the energy error of a step has variance ``energy_error`` a
-    degree of freedom; one that is off by a nat a degree of freedom counts as divergent. The kinetic temperature, taken after the noise, is 1 for an exact sampler.
+    degree of freedom; one that is off by a nat a degree of freedom counts as divergent. The kinetic temperature, taken
+    after the noise, is 1 for an exact sampler.
 
     Args:
         friction: gamma, in units in which M = 1.
