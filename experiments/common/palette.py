@@ -22,7 +22,7 @@ _FAMILIES = {
     "#e69f00": ("blitz", "blitz-mixture", "blitz bayesianconv2d", "vi", "vi-early", "vi-from-map"),
     "#777777": ("deterministic", "nn.conv2d", "map"),
     "#222222": ("ensemble", "reference"),
-    "#117733": ("torch-uncertainty", "torch-uncertainty bayesconv2d"),
+    "#117733": ("klein-start", "torch-uncertainty", "torch-uncertainty bayesconv2d"),
 }
 _COLOURS = {name: colour for colour, names in _FAMILIES.items() for name in names}
 

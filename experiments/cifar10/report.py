@@ -1,0 +1,264 @@
+"""The report on CIFAR-10, from runs.csv alone: announced differences, every method at every size, corruptions.
+
+python -m experiments.cifar10.report experiments/results/cifar10
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.cifar10.corruptions import KINDS, SEVERITIES
+from experiments.cifar10.methods import METHODS
+from experiments.common.document import Document
+from experiments.common.forest import Cell, Panel, forest
+from experiments.common.options import report_again
+from experiments.common.palette import colour
+from experiments.common.pictures import png
+from experiments.common.statistics import holm, interval
+from experiments.common.tables import differences, signed
+
+PLACES = ["network", "width", "n"]
+#: First minus second: the announced comparisons.
+FAMILY = [
+    ("klein", "nn.Conv2d"),
+    ("klein", "klein-start"),
+    ("klein", "linear"),
+    ("klein", "gaussian"),
+    ("klein-residual", "klein"),
+]
+MEASURES = {"cls/Acc": "accuracy", "scaled/NLL": "NLL at the fitted temperature"}
+_COLUMNS = {
+    "cls/Acc": "accuracy", "cls/NLL": "NLL", "cls/Brier": "Brier", "cal/ECE": "ECE", "scaled/NLL": "NLL, scaled",
+    "scaled/ECE": "ECE, scaled", "corrupted/Acc": "accuracy, corrupted", "kernel numbers": "kernel numbers", "core minutes": "core minutes",
+}  # fmt: skip
+_CANDIDATE = ["lr", "latent_lr", "weight_decay", "temperature"]
+
+
+def read(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path)
+    table["core minutes"] = table["core seconds"] / 60
+    return table.assign(**{m: table.get(m) for m in _COLUMNS})  # a measure that no run has is empty
+
+
+def report(table: pd.DataFrame, _: Path) -> Document:
+    """Of the rows of runs.csv."""
+    reported = table[table["role"] == "reported"]
+    single = reported[
+        (reported["weights"] == "last") & (reported["members"] == 1) & (reported["member"] == 0)
+    ]
+    page = Document(f"CIFAR-10: {', '.join(reported['dataset'].unique())}")
+    if len(single):
+        page.picture(
+            "sizes.png",
+            _sizes(single),
+            "Accuracy and NLL at the fitted temperature against the number of images to learn from; means over seeds, 95% intervals.",
+        )
+        _announced(page, single)
+    for place, some in reported.groupby(PLACES):
+        with page.folded(f"{_where(place)}: every method"):
+            page.text(
+                f"Seeds {', '.join(map(str, sorted(some['seed'].unique())))}; {some['steps'].dropna().iloc[0]:.0f} steps of at most {some['batch'].iloc[0]} images. "
+                "Means over seeds, ± half the 95% interval. Average: of the weights over the last steps. Members: networks whose mean prediction it is."
+            )
+            page.table(_levels(some))
+    if single["corrupted/Acc"].notna().any():
+        page.picture(
+            "corruptions.png", _corruptions(single), "Accuracy on corrupted test images, means over seeds."
+        )
+    _chosen(page, table[table["role"] == "selection"])
+    with page.folded("What rows and columns are"):
+        page.text(
+            "MAP: the most probable point under the prior at the stated temperature, in whitened coordinates; others have no prior. NLL: negative log likelihood, nats. Brier: squared distance "
+            "of the probabilities to the label, summed over classes. ECE: expected calibration error, 15 bins. Scaled: with one temperature a network, fitted on the validation images. "
+            "Corrupted: mean over five kinds and five severities of some of the test images. Kernel numbers: trained numbers of the 3x3 convolutions. Core minutes: of training, one processor."
+        )
+    return page
+
+
+def _where(place: Sequence[object]) -> str:
+    network, width, n = place
+    return f"{network}, width {width}, n = {n:,}"
+
+
+# --- announced differences -------------------------------------------------------------------
+
+
+def compared(table: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """A row a pair and place; ``adjusted`` is Holm's p over all of them, one that a single seed leaves untested counts as p = 1."""
+    found = [
+        differences(table, first, second, "method", measure, PLACES).assign(first=first, second=second)
+        for first, second in FAMILY
+    ]
+    rows = pd.concat([some for some in found if len(some)] or [pd.DataFrame()], ignore_index=True)
+    if len(rows):
+        adjusted = pd.Series(holm(rows["p"].astype(float).fillna(1.0).tolist()), index=rows.index)
+        rows["adjusted"] = adjusted.where(rows["p"].notna())
+    return rows
+
+
+def _announced(page: Document, table: pd.DataFrame) -> None:
+    accuracy, nll = (compared(table, measure) for measure in MEASURES)
+    if not len(accuracy):
+        return
+    page.heading("Announced differences")
+    page.picture(
+        "forest.png",
+        _forest(accuracy, nll),
+        "First minus second, by seed, with 95% intervals that are not corrected for their number; no interval for a single seed.",
+    )
+    head = ["comparison", "where", "seeds", *MEASURES.values()]
+    rows = [
+        [_pair(a), _where(a[PLACES]), str(a["seeds"]), *(_difference(x) for x in (a, b))]
+        for (_, a), (_, b) in zip(accuracy.iterrows(), nll.iterrows(), strict=True)
+    ]
+    page.table([head, *rows])
+    page.text(
+        "First minus second, by seed, ± half the 95% interval; in brackets p by Holm over the column. Higher accuracy and lower NLL are better. In bold: p below .05."
+    )
+
+
+def _pair(row: pd.Series) -> str:
+    return f"{METHODS[row['first']].words} - {METHODS[row['second']].words}"
+
+
+def _difference(row: pd.Series) -> str:
+    text = signed(row["mean"], row["half_width"], row["adjusted"])
+    return f"**{text}**" if row["adjusted"] < 0.05 else text
+
+
+def _forest(accuracy: pd.DataFrame, nll: pd.DataFrame) -> bytes:
+    pairs = list(dict.fromkeys(zip(accuracy["first"], accuracy["second"], strict=True)))
+    panels = []
+    for rows, axis in (
+        (accuracy, "accuracy (right: first better)"),
+        (nll, "NLL, scaled (left: first better)"),
+    ):
+        for place, some in rows.groupby(PLACES):
+            by_pair = {(r["first"], r["second"]): r for _, r in some.iterrows()}
+            cells = [_cell(by_pair[pair]) if pair in by_pair else None for pair in pairs]
+            panels.append(Panel(_where(place).split(", ", 1)[1], axis, cells))
+    labels = [
+        f"{METHODS[a].words.removesuffix(', MAP')} - {METHODS[b].words.removesuffix(', MAP')}"
+        for a, b in pairs
+    ]
+    return forest(labels, [colour(b if a == "klein" else a) for a, b in pairs], panels, len(panels) // 2)
+
+
+def _cell(row: pd.Series) -> Cell:
+    return Cell(row["mean"], None if pd.isna(row["half_width"]) else row["half_width"])
+
+
+# --- levels ----------------------------------------------------------------------------------
+
+
+def _levels(some: pd.DataFrame) -> list[list[str]]:
+    """A row a method, its kind of weights and its number of members, the most accurate first."""
+    singles = some[(some["members"] > 1) | (some["member"] == 0)]
+    groups = list(singles.groupby(["method", "weights", "members"]))
+    groups.sort(key=lambda group: -group[1]["cls/Acc"].mean())
+    rows = [["method", "weights", "members", *_COLUMNS.values()]]
+    for (method, weights, members), mine in groups:
+        cells = (_mean(mine[column].dropna().tolist(), column) for column in _COLUMNS)
+        rows.append([METHODS[method].words, weights, str(members), *cells])
+    return rows
+
+
+def _mean(values: list[float], column: str) -> str:
+    if not values:
+        return ""
+    if column in ("kernel numbers", "core minutes"):
+        return f"{sum(values) / len(values):,.{1 if 'minutes' in column else 0}f}"
+    mean, half = interval(values)
+    return f"{mean:.4f}" if half is None else f"{mean:.4f} ± {half:.4f}"
+
+
+def _chosen(page: Document, table: pd.DataFrame) -> None:
+    """The candidates, the chosen one of each method in bold."""
+    if not len(table):
+        return
+    last = table[table["weights"] == "last"]
+    measures = ["validation cls/Acc", "validation scaled/NLL"]
+    rows = [["method", "rate", "rate of latents", "decay", "temperature", "accuracy", "NLL, scaled"]]
+    for method, mine in last.groupby("method", sort=False):
+        best = mine["validation scaled/NLL"].idxmin()
+        for i, row in mine.iterrows():
+            cells = [
+                METHODS[method].words,
+                *(f"{row[k]:g}" for k in _CANDIDATE),
+                *(f"{row[m]:.4f}" for m in measures),
+            ]
+            rows.append([f"**{cell}**" for cell in cells] if i == best else cells)
+    with page.folded("How the rates were chosen"):
+        page.text(
+            f"{last['n'].iloc[0]:,} images, seed {last['seed'].iloc[0]}, validation images alone; in bold what has the lowest NLL at its fitted temperature."
+        )
+        page.table(rows)
+
+
+# --- pictures --------------------------------------------------------------------------------
+
+
+def _methods(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    for method in METHODS:
+        mine = table[table["method"] == method]
+        if len(mine):
+            yield method, mine
+
+
+def _sizes(table: pd.DataFrame) -> bytes:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.3, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, (measure, words) in zip(axes, MEASURES.items(), strict=True):
+        for k, (method, mine) in enumerate(_methods(table)):
+            for j, (_, some) in enumerate(mine.groupby(PLACES[:2])):
+                levels = [(n, *interval(found[measure].tolist())) for n, found in some.groupby("n")]
+                sizes = [n * 1.03 ** (k - 2.5) for n, _, _ in levels]  # side by side
+                label = METHODS[method].words if j == 0 else None
+                axis.errorbar(
+                    sizes, [m for _, m, _ in levels], yerr=[half or 0.0 for _, _, half in levels], color=colour(method),
+                    label=label, marker="os^v"[j % 4], markersize=4, linewidth=1, capsize=2,
+                )  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_xlabel("images to learn from")
+        axis.set_title(words, fontsize=10)
+        axis.grid(color="0.9", linewidth=0.7)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(fontsize=8, frameon=False)
+    return png(figure)
+
+
+def _corruptions(table: pd.DataFrame) -> bytes:
+    """Of the place with the most seeds, the largest n among them."""
+    from matplotlib.figure import Figure
+
+    _, some = max(table.groupby(PLACES), key=lambda group: (group[1]["seed"].nunique(), group[0][2]))
+    figure = Figure(figsize=(8.3, 2.6), layout="constrained")
+    for axis, kind in zip(figure.subplots(1, len(KINDS), sharey=True), KINDS, strict=True):
+        for method, mine in _methods(some):
+            severities = range(1, SEVERITIES + 1)
+            levels = [mine["cls/Acc"].mean(), *(mine[f"{kind} {s}"].mean() for s in severities)]
+            axis.plot(
+                [0, *severities], levels, color=colour(method), label=METHODS[method].words, linewidth=1
+            )
+        axis.set_title(f"{kind}, n = {some['n'].iloc[0]:,}" if kind == "noise" else kind, fontsize=10)
+        axis.set_xlabel("severity", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="0.9", linewidth=0.7)
+    figure.legend(
+        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
+    )
+    return png(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return report_again(__doc__, argv, read, report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""CIFAR-10 with networks that people use: nn.Conv2d, and most probable points under weight priors, from 500 images to all.
+
+    python -m experiments.cifar10.run --dataset cifar10 --select                      # rates, on validation images
+    python -m experiments.cifar10.run --dataset cifar10 --seeds 5                     # 500, 1,000 and 5,000 images
+    python -m experiments.cifar10.run --dataset cifar10 --sizes 45000 --width 64      # all of them
+    python -m experiments.cifar10.report results/cifar10                              # from runs.csv alone
+
+Claim     experiments/results/cifar10/README.md says what was expected, beforehand, and what was found.
+Protocol  5,000 of the training images choose, 45,000 are learned from; AdamW for 1,000 sqrt(n) images, up and down on a line;
+          flips and shifts; convolutions in bfloat16 where the processor multiplies in it, weights, priors and logits in float32;
+          batch statistics made again for the weights that predict; rates chosen once, at 500 images, among four candidates a method.
+Hardware  one core with AMX: 30 s a run at 1,000 images, 80 s at 5,000, some 8 minutes with all and width 64; 2 to 5 times that without.
+
+A method on a draw of n images is a run, kept in OUTPUT/runs, and goes on from where it was stopped. Seeds draw the images and the
+start; --members adds networks with other starts on the images of a seed, whose mean predictions are the ensembles of the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.cifar10 import images as sets
+from experiments.cifar10 import table
+from experiments.cifar10.corruptions import KINDS, SEVERITIES
+from experiments.cifar10.images import Images
+from experiments.cifar10.measures import fitted_temperature, judge
+from experiments.cifar10.methods import CHOSEN, METHODS, numbers
+from experiments.cifar10.networks import NETWORKS
+from experiments.cifar10.training import Training, best_precision
+from experiments.common import data as datasets
+from experiments.common.engine import Pool, compute
+from experiments.common.options import (
+    Parser,
+    check_known,
+    check_writable,
+    named_folder,
+    names,
+    positive,
+    say,
+    seed_list,
+    whole,
+    wholes,
+    write_config,
+)  # fmt: skip
+from experiments.common.store import Store
+
+EFFORT = 1000  # images are seen for every root of an image to learn from: 45 passes at 500, 14 at 5,000, 5 at 45,000
+SELECTION = {"n": 500, "seed": 100}  # where rates are chosen
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one draw of images; ``folder`` is that of all results."""
+
+    images: Images
+    settled: dict[str, Any]
+    folder: Path
+    device: str
+
+    def config(self) -> dict[str, Any]:
+        return self.settled
+
+
+def run(cell: Cell) -> dict[str, Any]:
+    """Train, fit a temperature on validation images, judge by test images (but in a selection); keep the logits."""
+    config, images = cell.settled, cell.images
+    stem = Store(cell.folder / "runs").path(config).stem
+    device, saved = torch.device(cell.device), cell.folder / "unfinished" / f"{stem}.pt"
+    training = Training(config, images.subset(config["n"], config["seed"]), saved, device)
+    training.run()
+    about = {**numbers(training.net), "core seconds": training.seconds, "steps": training.steps}
+    about["bfloat16"] = float(best_precision(device) == torch.bfloat16)
+    found, kept = {}, {}
+    for weights, net in training.networks().items():
+        of_validation = training.logits(net, images.validation[0])
+        answers = torch.from_numpy(images.validation[1])
+        temperature = fitted_temperature(of_validation, answers)
+        measures = {f"validation {k}": v for k, v in judge(of_validation, answers, temperature).items()}
+        kept[f"{weights} validation"] = of_validation.numpy()
+        if config["role"] == "reported":
+            logits = training.logits(net, images.test[0])
+            measures |= judge(logits, torch.from_numpy(images.test[1]), temperature)
+            if weights == "last":
+                measures |= corruptions(training, net, images)
+            kept[f"{weights} test"] = logits.numpy()
+        found[weights] = measures
+    table.keep(cell.folder / "logits" / f"{stem}.npz", kept)
+    saved.unlink(missing_ok=True)
+    return {"measures": {**found["last"], **about}, "average": {**found["average"], **about}}
+
+
+def corruptions(training: Training, net: torch.nn.Module, images: Images) -> dict[str, float]:
+    """Accuracy by kind and severity, and its mean."""
+    x, answers = images.corrupted
+    if not len(answers):
+        return {}
+    found = {}
+    for (kind, of_kind), severity in product(zip(KINDS, x, strict=True), range(SEVERITIES)):
+        right = training.logits(net, of_kind[severity]).argmax(1).numpy() == answers
+        found[f"{kind} {severity + 1}"] = float(right.mean())
+    return {**found, "corrupted/Acc": float(np.mean(list(found.values())))}
+
+
+# --- which runs ------------------------------------------------------------------------------
+
+
+def configs(args: argparse.Namespace, images: Images) -> Iterator[dict[str, Any]]:
+    """Seed by seed, size by size, all methods side by side: what is stopped early is the whole comparison with fewer seeds."""
+    data, width = images.digest(), args.width or NETWORKS[args.network][1]
+    have = len(images.learn[1])
+    seeds = [SELECTION["seed"]] if args.select else seed_list(args.seeds, args.seed)
+    sizes = [min(SELECTION["n"], have)] if args.select else args.sizes
+    members = 1 if args.select else args.members
+    for seed, n, member, method in product(seeds, sizes, range(members), args.methods):
+        if n > have:
+            raise ValueError(f"--sizes {n}: give at most {have}, of the images to learn from")
+        candidates = METHODS[method].candidates()
+        if not args.select:
+            candidates = [dict(CHOSEN.get(method, candidates[0]))]
+        for rates in candidates:
+            yield {
+                "role": "selection" if args.select else "reported", "dataset": Path(args.dataset[0]).name, "network": args.network,
+                "width": width, "method": method, "n": n, "seed": seed, "member": member, **rates,
+                "images_seen": round(args.effort * math.sqrt(n)), "batch": 64 if n <= 1000 else 128,
+                "classes": images.classes, "corrupted": len(images.corrupted[1]), "data": data,
+            }  # fmt: skip
+
+
+def tell(result: Mapping[str, Any]) -> str:
+    m = result["measures"]
+    part = "" if "cls/Acc" in m else "validation "
+    return f"accuracy {m[part + 'cls/Acc']:.4f}, NLL {m[part + 'cls/NLL']:.3f}, {m['core seconds']:.0f} s of a core"
+
+
+# --- command line ----------------------------------------------------------------------------
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset",
+        type=named_folder,
+        default="cifar10",
+        help=f"of {', '.join(datasets.NAMES)}, or a folder with train/<class>/ and test/<class>/, or NAME=FOLDER",
+    )
+    data.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(".cache/data"),
+        help="where torchvision's files are, or are put",
+    )
+    data.add_argument(
+        "--corrupted", type=whole, default=300, help="test images that are also judged corrupted"
+    )
+    data.add_argument("--sizes", type=wholes, default=[500, 1000, 5000], help="images to learn from")
+    data.add_argument("--seeds", default="3", help="draws of images: how many from --seed on, or a list")
+    data.add_argument(
+        "--members", type=whole, default=1, help="networks on the images of a seed, an ensemble"
+    )
+    model = parser.add_argument_group("networks")
+    model.add_argument("--network", default="narrow", help=f"of {', '.join(NETWORKS)}")
+    model.add_argument(
+        "--width", type=whole, help="of the first convolution; without it the network's usual one"
+    )
+    model.add_argument("--methods", type=names, default=list(METHODS), help=f"of {', '.join(METHODS)}")
+    model.add_argument(
+        "--effort", type=positive, default=EFFORT, help="images are seen for every root of n"
+    )
+    model.add_argument("--select", action="store_true", help="run the candidates of the rates instead")
+    model.add_argument("--device", default="cpu", help="cpu or cuda")
+    Pool.add_options(parser)
+    parser.add_usual("results/cifar10")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    with parser.ending(args.output) as ending:
+        check_known(args.methods, METHODS, "--methods")
+        check_known([args.network], NETWORKS, "--network")
+        check_writable(args.output)
+        images = sets.read(args.dataset[1], args.data_dir, args.corrupted)
+        wanted = list(configs(args, images))
+        write_config(args, chosen=dict(CHOSEN))
+        store = Store(args.output / "runs")
+        every = [Cell(images, config, args.output, args.device) for config in wanted]
+        failed = compute(every, run, store, Pool.of(args), tell)
+        say(f"runs: {table.write(store, args.output, images)}")
+        if failed:
+            return 1
+    return ending.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
