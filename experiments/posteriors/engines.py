@@ -1,47 +1,46 @@
 """Which engine reaches the posterior, at what cost? Predictions of each beside those of long chains.
 
-    python -m experiments.posteriors.engines --data MNIST/raw --output results/engines
+    python -m experiments.posteriors.engines --output results/engines
+    python -m experiments.posteriors.engines --datasets mnist,embedded --data-dir data --output results/engines
     python -m experiments.posteriors.engines --output results/engines --report experiments/results/engines
 
-One network, one prior, n images, a row a run: accuracy, likelihood, calibration, what the engine says of itself, processor seconds, and
-the distance of its predictions from those of the reference chains. The same command goes on where it was stopped. --report writes
-report.md, runs.csv and config.json from the runs that there are, and runs nothing.
+One network, one prior, n images, a row a run: accuracy, likelihood, calibration, how well predictive entropy tells images of another set
+from unseen ones, what the engine says of itself, processor seconds, and the distance of its predictions from those of the reference
+chains. The same command goes on where it was stopped. --report writes report.md, runs.csv and forest.png from the runs that there are, and
+runs nothing.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.common.document import Document
-from experiments.common.forest import Cell, Panel, forest
+from experiments.common import data as datasets
+from experiments.common.engine import Pool, compute
 from experiments.common.options import (
     Parser,
     check_known,
     names,
     positive,
-    say,
     seed_list,
     whole,
     write_config,
 )
-from experiments.common.palette import colour
-from experiments.common.statistics import interval
-from experiments.common.store import Run, Store, digest, tensor_bytes
-from experiments.common.tables import as_rows, frame, write_csv
-from experiments.posteriors import families, methods
-from experiments.posteriors.methods import Engine, Problem, total_variation
-from experiments.posteriors.setting import Images, choose, read_embedded, read_folder
+from experiments.common.store import Store, digest, tensor_bytes
+from experiments.posteriors import converge, families, methods
+from experiments.posteriors.controls import PRIORS
+from experiments.posteriors.methods import Engine, Problem
+from experiments.posteriors.setting import Images, split
 
 
 class Row(NamedTuple):
@@ -52,205 +51,130 @@ class Row(NamedTuple):
     settings: dict[str, Any]
 
 
-_POINT = {"steps": 300, "lr": 0.02}
-_FIT = {"steps": 800, "lr": 0.02, "map_steps": 300}
+_POINT = {"steps": 600, "lr": 0.02}
+_FIT = {"steps": 1000, "lr": 0.02, "map_steps": 600}
+_CHAIN = {
+    "method": "baoab",
+    "energy_error": converge.CHAIN["energy_error"],
+    "friction": converge.CHAIN["friction"],
+}
 REFERENCE = "reference"
 ENGINES = {
-    REFERENCE: Row("reference: BAOAB, 4 chains of 3,600 gradients", methods.chains,
-        {"method": "baoab", "num_chains": 4, "warmup": 900, "num_samples": 90, "thinning": 30, "energy_error": 3e-3}),
-    "map": Row("MAP (delta), 300 steps", methods.point, {"members": 1, **_POINT}),
+    REFERENCE: Row("reference: BAOAB, 4 chains of 4,500 gradients", methods.chains,
+        {"num_chains": 4, "warmup": 1500, "num_samples": 75, "thinning": 40, **_CHAIN}),
+    "map": Row("MAP (delta), 600 steps", methods.point, {"members": 1, **_POINT}),
     "ensemble": Row("deep ensemble of 5 MAPs", methods.point, {"members": 5, **_POINT}),
     "laplace-last": Row("last-layer Laplace at the MAP", methods.laplace_last, _POINT),
     "vi-early": Row("mean-field VI, stopped after 200 steps", methods.variational, {"steps": 200, "lr": 5e-3}),
-    "vi": Row("mean-field VI, 3,000 steps", methods.variational, {"steps": 3000, "lr": 5e-3}),
-    "natural": Row("mean-field VI by natural gradients, 800 steps", methods.natural, {"steps": 800, "lr": 0.3}),
+    "vi": Row("mean-field VI, 3,000 steps", methods.variational, {"steps": 3000, "lr": 0.01}),
+    "natural": Row("mean-field VI by natural gradients, 2,000 steps", methods.natural, {"steps": 2000, "lr": 0.3}),
     "hmc": Row("HMC, dual averaging, 2 chains of 80 trajectories", methods.chains,
         {"method": "hmc", "num_chains": 2, "warmup": 40, "num_samples": 40, "max_steps": 32}),
     "baoab-short": Row("BAOAB, 2 chains of 600 gradients", methods.chains,
-        {"method": "baoab", "num_chains": 2, "warmup": 300, "num_samples": 20, "thinning": 15}),
+        {"num_chains": 2, "warmup": 300, "num_samples": 20, "thinning": 15, **_CHAIN}),
     "sghmc": Row("SGHMC from MAPs, batches of 20, 2 chains of 1,000", methods.sghmc,
-        {"num_chains": 2, "steps": 1000, "warmup": 400, "every": 30, "batch": 20, "lr": 0.01, "alpha": 5.0, "map_steps": 300}),
-    "vi-from-map": Row("mean-field VI from the MAP, 600 steps", methods.variational,
-        {"steps": 600, "lr": 5e-3, "start": "map", "map_steps": 300}),
-    "vi-last": Row("mean-field last layer, points below, 600 steps", methods.variational,
-        {"steps": 600, "lr": 5e-3, "only_last": True}),
+        {"num_chains": 2, "steps": 1000, "warmup": 400, "every": 30, "batch": 20, "lr": 0.01, "alpha": 5.0, "map_steps": 600}),
+    "vi-last": Row("mean-field last layer, points below, 2,000 steps", methods.variational,
+        {"steps": 2000, "lr": 0.01, "only_last": True}),
     **{
-        f"vi-{family}": Row(f"{words} from the MAP, 800 steps", families.structured, {"family": family, **_FIT})
+        f"vi-{family}": Row(f"{words} from the MAP, 1,000 steps", families.structured, {"family": family, **_FIT})
         for family, words in {
             "mean-field": "mean-field, whitened,", "low-rank": "low rank over all layers,",
             "matrix-normal": "matrix-normal,", "layer-scale": "a scale a layer, mean-field,",
         }.items()
     },
-    "vi-cold": Row("mean-field VI at temperature 0.1, 800 steps", methods.variational,
-        {"steps": 800, "lr": 5e-3, "temperature": 0.1}),
+    "vi-cold": Row("mean-field VI at temperature 0.1, 3,000 steps", methods.variational,
+        {"steps": 3000, "lr": 0.01, "temperature": 0.1}),
 }  # fmt: skip
 _COUNTS = ("steps", "warmup", "num_samples", "every", "thinning", "map_steps")
-MEASURES = {
-    "accuracy": "accuracy", "nll": "NLL", "ece": "ECE", "kl": "KL an image", "negative_elbo": "negative ELBO an image",
-    "r_hat": "r-hat", "ess": "ESS", "seconds": "processor seconds", "distance": "distance to the reference",
-}  # fmt: skip
-
-_WITHOUT = ("ece", "kl", "ess", "seconds")  # an interval: the table is wide
 
 
-def judge(p: Tensor, y: Tensor) -> dict[str, float]:
-    """Accuracy, mean negative log likelihood in nats, calibration error over 15 bins."""
-    from torchmetrics.functional.classification import multiclass_calibration_error
+def judge(p: Tensor, y: Tensor, foreign: Tensor | None = None) -> dict[str, float]:
+    """Accuracy, mean negative log likelihood in nats, calibration error over 15 bins; where there are predictions for images of
+    another set, the AUROC of predictive entropy."""
+    from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
 
-    return {
+    tiny = torch.finfo(p.dtype).tiny
+    found = {
         "accuracy": (p.argmax(1) == y).double().mean().item(),
-        "nll": F.nll_loss(p.clamp_min(torch.finfo(p.dtype).tiny).log(), y).item(),
+        "nll": F.nll_loss(p.clamp_min(tiny).log(), y).item(),
         "ece": multiclass_calibration_error(p, y, p.shape[1], n_bins=15, norm="l1").item(),
     }
+    if foreign is not None and len(foreign):
+        every = torch.cat([p, foreign])
+        entropy = torch.special.entr(every).sum(1)
+        target = (torch.arange(len(every)) >= len(p)).long()
+        found["auroc"] = binary_auroc(entropy / entropy.max(), target).item()
+    return found
 
 
-def shortened(settings: dict[str, Any], budget: float) -> dict[str, Any]:
+def shortened(settings: Mapping[str, Any], budget: float) -> dict[str, Any]:
     """Every count times ``budget``, at least 4."""
     return {k: max(4, round(v * budget)) if k in _COUNTS else v for k, v in settings.items()}
 
 
-def run_one(row: Row, settings: dict[str, Any], problem: Problem) -> dict[str, Any]:
-    torch.manual_seed(problem.seed)
-    found = row.engine(problem, **settings)
-    measures = judge(found.predictions, problem.images[3]) | found.measures
-    return {"measures": measures, "predictions": found.predictions.tolist()}
+@dataclass(frozen=True)
+class Run:
+    """One engine on one cell."""
+
+    images: Images
+    foreign: Tensor  # images of another set, which no class fits
+    settled: dict[str, Any]
+    folder: Path  # of the chains, while they run
+
+    def config(self) -> dict[str, Any]:
+        return self.settled
 
 
-def run(args: argparse.Namespace) -> None:
-    """Seed by seed, set by set; for each prior the reference first."""
-    check_known(args.engines, ENGINES, "--engines")
-    check_known([str(args.size)], ("14", "28"), "--size")
-    check_known(args.datasets, ("mnist", "embedded"), "--datasets")
-    if "mnist" in args.datasets and args.data is None:
-        raise ValueError("--data: mnist wants the folder of its four files; or choose --datasets embedded")
-    seeds = seed_list(args.seeds, 0)
-    arrays = {
-        name: read_embedded() if name == "embedded" else read_folder(args.data) for name in args.datasets
-    }
+def run_one(task: Run) -> dict[str, Any]:
+    config, (x, y, unseen, labels) = task.settled, task.images
+    torch.manual_seed(config["seed"])
+    row = ENGINES[config["engine"]]
+    problem = Problem(
+        (x, y, torch.cat([unseen, task.foreign]), labels),
+        PRIORS[config["prior"]].make(), config["last_gain"], config["seed"],
+        task.folder if row.engine is methods.chains else None, config["widths"],
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what matters of it is in the measures
+        found = row.engine(problem, **config["settings"])
+    shutil.rmtree(task.folder, ignore_errors=True)
+    p, foreign = found.predictions[: len(labels)], found.predictions[len(labels) :]
+    return {"measures": judge(p, labels, foreign) | found.measures, "predictions": p.tolist()}
+
+
+def foreign_images(name: str, images: Images, args: Any, seed: int) -> Tensor:
+    """Unseen images of the first other set, in the colours and units of this one; none where there is no other."""
+    others = [other for other in args.datasets if other != name]
+    if not others:
+        return images[2][:0]
+    raw = [datasets.load(n, args.data_dir, image_size=args.size, train_size=args.n, test_size=args.test, seed=seed) for n in (name, others[0])]  # fmt: skip
+    learned, found = raw[0].train_images, raw[1].test_images
+    channels = learned.shape[1]
+    if found.shape[1] != channels:
+        found = found.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    return (found - learned.mean()) / learned.std().clamp_min(1e-6)
+
+
+def runs(args: Any) -> Iterator[Run]:
+    """Seed by seed, set by set; the reference first, then the others, each with all priors."""
     store = Store(args.output / "runs")
-    for seed, name, engine, prior in product(seeds, args.datasets, args.engines, args.priors):
-        images = choose(arrays[name], args.n, args.test, seed, args.size)
-        row = ENGINES[engine]
-        settings = shortened(row.settings, args.budget)
-        config = {"dataset": name, "prior": prior, "engine": engine, "seed": seed, "n": args.n, "size": args.size,
-            "last_gain": args.last_gain, "settings": settings, "data": _digest(images)}  # fmt: skip
-        if store.get(config) is None:
-            folder = (
-                args.output / "chains" / store.path(config).stem if row.engine is methods.chains else None
-            )
-            problem = Problem(images, prior, args.last_gain, seed, folder)
-            store.put(config, run_one(row, settings, problem))
-            if folder is not None:
-                shutil.rmtree(folder)
-        m = (store.get(config) or {})["measures"]
-        say(
-            f"{name} seed {seed} {prior} {engine}: {m['accuracy']:.3f} / {m['nll']:.3f}, {m['seconds']:.0f} s"
-        )
+    for seed, name in product(seed_list(args.seeds, 0), args.datasets):
+        images = split(name, args.data_dir, size=args.size, n=args.n, test=args.test, seed=seed)
+        foreign = foreign_images(name, images, args, seed)
+        data = digest(*map(tensor_bytes, (*images, foreign)))
+        for engine, prior in product(args.engines, args.priors):
+            config = {
+                "dataset": Path(name).name, "prior": prior, "engine": engine, "seed": seed, "n": len(images[1]), "size": args.size,
+                "widths": [args.width, 2 * args.width], "last_gain": args.last_gain,
+                "settings": shortened(ENGINES[engine].settings, args.budget), "data": data,
+            }  # fmt: skip
+            yield Run(images, foreign, config, args.output / "chains" / store.path(config).stem)
 
 
-def _digest(images: Images) -> str:
-    return digest(*map(tensor_bytes, images))
-
-
-# --- the report ------------------------------------------------------------------------------
-
-
-def with_distances(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a run; ``distance``: mean total variation from the reference on the same images with the same prior."""
-    table = frame(runs)
-    key = ["dataset", "prior", "seed", "n", "size", "last_gain", "data"]
-    predictions = [torch.tensor(run.result["predictions"]) for run in runs]
-    references = {
-        tuple(row[key]): predictions[i] for i, row in table.iterrows() if row["engine"] == REFERENCE
-    }
-    distances = []
-    for i, row in table.iterrows():
-        reference = references.get(tuple(row[key]))
-        distances.append(
-            row["halves_apart"]
-            if row["engine"] == REFERENCE
-            else None
-            if reference is None
-            else total_variation(predictions[int(i)], reference)
-        )
-    return table.assign(distance=distances)
-
-
-def report(table: pd.DataFrame) -> Document:
-    """The picture and one table; folded one a set and prior, engines from the nearest to the reference on."""
-    page = Document("Engines of posterior inference beside long chains")
-    shown = [m for m in MEASURES if m in table]
-    table = table.assign(distance=pd.to_numeric(table["distance"]))
-    places = list(table.groupby(["dataset", "prior", "n", "size"], sort=False))
-    mean = table.assign(first=table["engine"] != REFERENCE).groupby("engine")[["first", "distance"]].mean()
-    engines = list(mean.sort_values(["first", "distance"]).index)
-    words = {e: ENGINES[e].words for e in engines}
-    names = {key: f"{SETS.get(key[0], key[0])}, {key[1]}" for key, _ in places}
-    panels = []
-    for key, some in places:
-        found = {str(e): values.dropna().tolist() for e, values in some.groupby("engine")["distance"]}
-        cells = [Cell(*interval(found[e])) if found.get(e) else None for e in engines]
-        panels.append(Panel(names[key], "distance, less is nearer", cells))
-    labels, shades = [words[e] for e in engines], [colour(e) for e in engines]
-    page.picture(
-        "forest.png",
-        forest(labels, shades, panels, min(2, len(places)), None),
-        "Distance of the predictions from those of the reference, in total variation; of the reference, that of its halves. Means over seeds.",
-    )
-    beside = pd.DataFrame(
-        {
-            names[key]: some.groupby("engine")[["nll", "distance"]].apply(
-                lambda runs: f"{runs['nll'].mean():.3f} / {runs['distance'].mean():.3f}".replace("nan", "?")
-            )
-            for key, some in places
-        }
-    )
-    page.table(
-        as_rows(beside.reindex(engines).fillna("").rename(index=words).rename_axis("NLL / distance"))
-    )
-    for key, some in places:
-        with page.folded(f"{names[key]}: all measures"):
-            seeds = sorted(some["seed"].unique())
-            page.text(f"n = {key[2]}, {key[3]} x {key[3]} pixels, seeds {', '.join(map(str, seeds))}.")
-            page.table(as_rows(_of_a_place(some, shown, seeds)))
-    with page.folded("What the columns are"):
-        page.text(_COLUMNS)
-    return page
-
-
-def _of_a_place(some: pd.DataFrame, shown: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
-    groups = some.groupby("engine")
-    mean = groups[list(shown)].mean()
-    mean = mean.assign(first=mean.index != REFERENCE).sort_values(["first", "distance"])
-    cells = pd.DataFrame(
-        {MEASURES[m]: [_cell(groups.get_group(engine)[m], m) for engine in mean.index] for m in shown},
-        index=mean.index,
-    )
-    counts = some.groupby("engine")["seed"].nunique()
-    lacking = {e: "" if counts[e] == len(seeds) else f" ({counts[e]} of the seeds)" for e in mean.index}
-    cells.index = pd.Index([ENGINES[e].words + lacking[e] for e in mean.index], name="engine")
-    return cells
-
-
-SETS = {"embedded": "Fashion-MNIST subset", "mnist": "MNIST"}
-_COLUMNS = (
-    "Means over the seeds, with 95 percent intervals by Student's t where there are several. NLL in nats; ECE over 15 bins. KL an image and negative ELBO an image in nats, of the part of the network "
-    "that has a posterior with stds (at temperature 0.1 the ELBO is still that of temperature 1). r-hat: the 99 percent quantile of rank-normalized split "
-    "r-hat over the predicted probabilities of 50 unseen images; ESS: the median effective number of draws of the same numbers. Processor "
-    "seconds: of training or sampling on one core, without the predictions. Distance to the reference: total variation between the "
-    "predicted classes, mean over the unseen images, from 0 to 1; in the line of the reference itself: between the first and the last "
-    "two of its chains, so about the distance at which its own noise ends what can be told."
-)
-
-
-def _cell(values: pd.Series, measure: str) -> str:
-    known = values.dropna()
-    if known.empty:
-        return ""
-    digits = {"seconds": 0, "ess": 0, "r_hat": 2, "kl": 2, "negative_elbo": 2}.get(measure, 3)
-    found = interval(known.tolist())
-    spread = "" if found.half_width is None or measure in _WITHOUT else f" ± {found.half_width:.{digits}f}"
-    return f"{found.mean:.{digits}f}{spread}"
+def tell(result: Mapping[str, Any]) -> str:
+    m = result["measures"]
+    return f"{m['accuracy']:.3f} / {m['nll']:.3f}, {m['seconds']:.0f} s"
 
 
 # --- command line ----------------------------------------------------------------------------
@@ -258,19 +182,39 @@ def _cell(values: pd.Series, measure: str) -> str:
 
 def make_parser() -> Parser:
     parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--data", type=Path, help="folder with MNIST's four files; without it no MNIST")
-    add("--output", type=Path, default=Path("results/engines"), help="folder of the runs")
-    add("--report", type=Path, help="folder for the report, and nothing is run; without it the runs")
-    add("--datasets", type=names, default="mnist,embedded", help="some of them")
-    add("--priors", type=names, default="klein-3x3,gaussian", help="of the convolutions")
-    add("--engines", type=names, default=",".join(ENGINES), help="some of them")
-    add("--seeds", default="2", help="a count, or a list: of the images to learn from, starts and noise")
+    add = parser.add_argument_group("data and network").add_argument
+    add(
+        "--datasets",
+        type=names,
+        default="embedded",
+        help=f"of {', '.join(datasets.NAMES)}, or folders; the first other one is what is foreign to each",
+    )
+    add(
+        "--data-dir",
+        type=Path,
+        default=Path(".cache/data"),
+        help="where torchvision's files are, or are put",
+    )
     add("-n", type=whole, default=100, help="images to learn from")
     add("--test", type=whole, default=1000, help="unseen images")
-    add("--size", type=whole, default=14, help="pixels a side: 28, or 14 by averaging")
-    add("--last-gain", type=positive, default=1.0, help="of the last layer's Gaussian prior")
+    add("--size", type=whole, default=14, help="pixels a side, at least 8")
+    add("--priors", type=names, default="klein-3x3,gaussian", help="of the convolutions")
+    add(
+        "--width",
+        type=whole,
+        default=16,
+        help="channels of the first convolution; the second has twice as many",
+    )
+    add("--last-gain", type=positive, default=4.0, help="of the last layer's Gaussian prior")
+    add = parser.add_argument_group("which runs").add_argument
+    add("--engines", type=names, default=",".join(ENGINES), help="some of them")
+    add("--seeds", default="3", help="a count, or a list: of the images to learn from, starts and noise")
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
+    parser.add_argument("--output", type=Path, default=Path("results/engines"), help="folder of the runs")
+    parser.add_argument(
+        "--report", type=Path, help="folder for the report, and nothing is run; without it the runs"
+    )
+    Pool.add_options(parser)
     parser.add_progress()
     return parser
 
@@ -279,17 +223,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     with parser.ending(args.output) as ending:
+        store = Store(args.output / "runs")
         if args.report is None:
+            check_known(args.engines, ENGINES, "--engines")
+            check_known(args.priors, PRIORS, "--priors")
+            if args.size < 8:
+                raise ValueError(f"--size {args.size}: give at least 8, the network halves it twice")
             args.output.mkdir(parents=True, exist_ok=True)
             write_config(args, engines={name: row.settings for name, row in ENGINES.items()})
-            run(args)
-            return 0
-        runs = list(Store(args.output / "runs"))
-        if not runs:
-            raise ValueError(f"--output {args.output}: no runs there yet")
-        table = with_distances(runs)
-        write_csv(args.report / "runs.csv", table.drop(columns=["data"]))
-        print(report(table).write(args.report))
+            return 1 if compute(list(runs(args)), run_one, store, Pool.of(args), tell) else 0
+        from experiments.posteriors import engines_report
+
+        print(engines_report.write(store, args.report))
     return ending.status
 
 

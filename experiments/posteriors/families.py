@@ -189,10 +189,10 @@ def _judged(
     problem: Problem, net: nn.Module, q: MeanField, measures: dict[str, float]
 ) -> tuple[Tensor, dict[str, float]]:
     x, y = problem.data
-    nll, p = 0.0, torch.zeros(len(problem.unseen), 10)
+    nll, p = 0.0, torch.zeros(())
     for _ in range(_DRAWS):
         params = q.sample()
         nll += F.cross_entropy(torch.func.functional_call(net, params, (x,)), y).item() / _DRAWS
-        p += torch.func.functional_call(net, params, (problem.unseen,)).softmax(1) / _DRAWS
+        p = p + torch.func.functional_call(net, params, (problem.unseen,)).softmax(1) / _DRAWS
     kl = q.kl().item() / len(x)
     return p, measures | {"kl": kl, "negative_elbo": nll + kl}

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import topoprior as tp
-from experiments.posteriors.setting import Images, network
+from experiments.posteriors.setting import WIDTHS, Images, network, num_classes
 
 _DRAWS = 64  # of the weights, for predictions with variational posteriors
 
@@ -31,10 +31,17 @@ class Problem:
     last_gain: float
     seed: int
     folder: Path | None = None  # where long chains are saved, to go on from after a kill
+    widths: Sequence[int] = WIDTHS
 
     def network(self, posterior: str, last: str | None = None) -> nn.Sequential:
-        size = self.images[0].shape[-1]
-        return network(self.prior, self.last_gain, posterior, size=size, last=last)
+        _, channels, size, _ = self.images[0].shape
+        shape = {
+            "size": size,
+            "channels": channels,
+            "classes": num_classes(self.images),
+            "widths": self.widths,
+        }
+        return network(self.prior, self.last_gain, posterior, last=last, **shape)
 
     @property
     def data(self) -> tuple[Tensor, Tensor]:

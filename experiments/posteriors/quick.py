@@ -36,7 +36,7 @@ from experiments.common.store import Store, digest, tensor_bytes
 from experiments.posteriors import converge, quick_report
 from experiments.posteriors.controls import PRIORS
 from experiments.posteriors.converge import BLITZ, PLAIN, POINT, SAMPLED, Cell, run
-from experiments.posteriors.setting import Images
+from experiments.posteriors.setting import Images, num_classes, split
 
 USUAL = (100, 500)  # images to learn from, unseen images
 
@@ -44,12 +44,10 @@ USUAL = (100, 500)  # images to learn from, unseen images
 # --- which runs ------------------------------------------------------------------------------
 
 
-def make_config(
-    arguments: argparse.Namespace, method: str, seed: int, images: Images, classes: int
-) -> dict[str, Any]:
+def make_config(arguments: argparse.Namespace, method: str, seed: int, images: Images) -> dict[str, Any]:
     return {
         "method": method, "dataset": arguments.dataset, "seed": seed, "n": len(images[1]), "test": len(images[3]),
-        "size": arguments.image_size, "channels": images[0].shape[1], "classes": classes,
+        "size": arguments.image_size, "channels": images[0].shape[1], "classes": num_classes(images),
         "widths": [arguments.width, 2 * arguments.width], "last_gain": arguments.last_gain, "chains": arguments.chains,
         "most": arguments.most, "sampler": converge.CHAIN, "descent": converge.DESCENT, "data": digest(*map(tensor_bytes, images)),
     }  # fmt: skip
@@ -65,25 +63,16 @@ def sizes(arguments: argparse.Namespace) -> list[int]:
     ]
 
 
-def read(arguments: argparse.Namespace, train: int, test: int, seed: int) -> tuple[Images, int]:
-    """The images of a split, with mean 0 and standard deviation 1 over those to learn from; the number of classes."""
-    found = datasets.load(
-        arguments.dataset, arguments.data_dir, image_size=arguments.image_size, train_size=train, test_size=test, seed=seed
-    )  # fmt: skip
-    mean, std = found.train_images.mean(), found.train_images.std().clamp_min(1e-6)
-    x, unseen = ((part - mean) / std for part in (found.train_images, found.test_images))
-    return (x, found.train_labels, unseen, found.test_labels), len(found.classes)
-
-
 def cells(arguments: argparse.Namespace, store: Store) -> list[Cell]:
     """The longest first: what is left at the end is short, and no processor waits."""
     methods = [f"{prior}, {SAMPLED}" for prior in arguments.priors]
     methods += [f"{prior}, {POINT}" for prior in arguments.priors] + [PLAIN, BLITZ]
     seeds, (train, test) = seed_list(arguments.seeds, arguments.seed), sizes(arguments)
-    splits = {seed: read(arguments, train, test, seed) for seed in seeds}
+    size = {"size": arguments.image_size, "n": train, "test": test}
+    splits = {seed: split(arguments.dataset, arguments.data_dir, seed=seed, **size) for seed in seeds}
     found = []
-    for method, (seed, (images, classes)) in product(methods, splits.items()):
-        config = make_config(arguments, method, seed, images, classes)
+    for method, (seed, images) in product(methods, splits.items()):
+        config = make_config(arguments, method, seed, images)
         found.append(Cell(images, config, arguments.output / "chains" / store.path(config).stem))
     return found
 

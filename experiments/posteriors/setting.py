@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import topoprior as tp
+from experiments.common import data as datasets
 
 EMBEDDED = Path(__file__).parents[2] / "data" / "fashion-mnist-subset.npz"
 WIDTHS = (16, 32, 64)
@@ -106,3 +107,15 @@ def choose(arrays: list[np.ndarray], n: int, num_test: int, seed: int, size: int
     mean, std = x.mean(), x.std()
     y, test_y = (torch.from_numpy(a.copy()).long() for a in (labels[rows], test_labels[:num_test]))
     return (x - mean) / std, y, (test_x - mean) / std, test_y
+
+
+def split(name: str, data_dir: Path, *, size: int, n: int, test: int, seed: int) -> Images:
+    """A stratified split of a set by name, or of a folder, as `datasets.load` has it; mean 0, std 1 over what is learned from."""
+    found = datasets.load(name, data_dir, image_size=size, train_size=n, test_size=test, seed=seed)
+    mean, std = found.train_images.mean(), found.train_images.std().clamp_min(1e-6)
+    x, unseen = ((part - mean) / std for part in (found.train_images, found.test_images))
+    return x, found.train_labels, unseen, found.test_labels
+
+
+def num_classes(images: Images) -> int:
+    return int(max(images[1].max(), images[3].max())) + 1

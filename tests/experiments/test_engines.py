@@ -3,17 +3,19 @@
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import topoprior as tp
 
 pytest.importorskip("pandas")
+from experiments.common import data as datasets  # noqa: E402
 from experiments.common.store import Store  # noqa: E402
 from experiments.posteriors import chains, collapse, engines, families, setting, steps  # noqa: E402
 from experiments.posteriors.methods import total_variation  # noqa: E402
 from experiments.posteriors.setting import read_embedded  # noqa: E402
 from topoprior.priors.coordinates import Part, Uniform  # noqa: E402
 
-SMALL = ["--datasets", "embedded", "--priors", "gaussian", "--seeds", "1", "--test", "30", "--budget", "0.001"]  # fmt: skip
+SMALL = ["--datasets", "embedded", "--priors", "gaussian", "--seeds", "1", "--test", "30", "--budget", "0.001", "--jobs", "1"]  # fmt: skip
 
 
 def command(folder, *more: str) -> int:
@@ -114,6 +116,38 @@ def test_why_it_falls_back_from_end_to_end(tmp_path):
     assert all(level in text for level in collapse.LEVELS)
 
 
+def test_images_of_another_set(tmp_path):
+    """Each folder's first other; its images in the colours of the first, in units of what is learned from."""
+    for name, mode, value in (("grey", "L", 100), ("colour", "RGB", (10, 60, 110))):
+        for part, count in (("train", 4), ("test", 2)):
+            for c in "ab":
+                folder = tmp_path / name / part / c
+                folder.mkdir(parents=True)
+                for i in range(count):
+                    image = Image.new(mode, (12, 12), value)
+                    image.putpixel((0, 0), (i, i, i) if mode == "RGB" else i)  # no two alike
+                    image.save(folder / f"{i}.png")
+    folders = [str(tmp_path / name) for name in ("grey", "colour")]
+    args = engines.make_parser().parse_args(["--datasets", ",".join(folders), "-n", "4", "--test", "4", "--size", "12", "--seeds", "1", "--engines", "map"])  # fmt: skip
+    grey, colour = (next(r for r in engines.runs(args) if r.settled["dataset"] == name) for name in ("grey", "colour"))  # fmt: skip
+    assert grey.foreign.shape == (4, 1, 12, 12)
+    assert colour.foreign.shape == (4, 3, 12, 12)
+    learned = datasets.load(folders[0], tmp_path, image_size=12, train_size=4, test_size=4).train_images
+    expected = (60 / 255 - learned.mean()) / learned.std()
+    assert grey.foreign[0, 0, 5, 5].item() == pytest.approx(expected.item(), rel=1e-4)
+    args.datasets = folders[:1]
+    assert all(len(run.foreign) == 0 for run in engines.runs(args))
+
+
+def test_entropy_tells_what_is_foreign():
+    """AUROC by hand: of 2 x 3 pairs the foreign image has the higher entropy in 4, a tie counts half."""
+    sure, unsure, flat = [1.0, 0, 0], [0.5, 0.5, 0], [1 / 3] * 3
+    p, foreign = torch.tensor([sure, unsure]), torch.tensor([flat, unsure, sure])
+    found = engines.judge(p, torch.tensor([0, 1]), foreign)
+    assert found["auroc"] == pytest.approx((2 + 1.5 + 0.5) / 6)
+    assert "auroc" not in engines.judge(p, torch.tensor([0, 1]))
+
+
 def test_total_variation():
     p, q = torch.eye(3), torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, 0.5, 0.5]])
     assert total_variation(p, q) == pytest.approx((0 + 1 + 0.5) / 3)
@@ -134,8 +168,9 @@ def test_images_are_balanced_and_standardized():
 def test_bad_arguments(tmp_path, capsys):
     for arguments, said in [
         (["--engines", "magic"], "--engines magic: choose from reference"),
-        (["--datasets", "mnist"], "--data: mnist wants the folder"),
-        (["--size", "7"], "--size 7: choose from 14, 28"),
+        (["--priors", "magic"], "--priors magic: choose from klein-3x3"),
+        (["--datasets", "nowhere"], "no data set or folder 'nowhere'"),
+        (["--size", "7"], "--size 7: give at least 8"),
         (["--report", str(tmp_path / "r")], "no runs there yet"),
     ]:
         with pytest.raises(SystemExit):
