@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from experiments.common import data as datasets
@@ -40,7 +39,7 @@ from experiments.common.store import Store, digest, tensor_bytes
 from experiments.posteriors import converge, families, methods
 from experiments.posteriors.controls import PRIORS
 from experiments.posteriors.methods import Engine, Problem
-from experiments.posteriors.setting import Images, split
+from experiments.posteriors.setting import Images, judge, split
 
 
 class Row(NamedTuple):
@@ -87,25 +86,6 @@ ENGINES = {
         {"steps": 3000, "lr": 0.01, "temperature": 0.1}),
 }  # fmt: skip
 _COUNTS = ("steps", "warmup", "num_samples", "every", "thinning", "map_steps")
-
-
-def judge(p: Tensor, y: Tensor, foreign: Tensor | None = None) -> dict[str, float]:
-    """Accuracy, mean negative log likelihood in nats, calibration error over 15 bins; where there are predictions for images of
-    another set, the AUROC of predictive entropy."""
-    from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
-
-    tiny = torch.finfo(p.dtype).tiny
-    found = {
-        "accuracy": (p.argmax(1) == y).double().mean().item(),
-        "nll": F.nll_loss(p.clamp_min(tiny).log(), y).item(),
-        "ece": multiclass_calibration_error(p, y, p.shape[1], n_bins=15, norm="l1").item(),
-    }
-    if foreign is not None and len(foreign):
-        every = torch.cat([p, foreign])
-        entropy = torch.special.entr(every).sum(1)
-        target = (torch.arange(len(every)) >= len(p)).long()
-        found["auroc"] = binary_auroc(entropy / entropy.max(), target).item()
-    return found
 
 
 def shortened(settings: Mapping[str, Any], budget: float) -> dict[str, Any]:

@@ -1,18 +1,19 @@
-"""Does a prior help under the posterior? Chains of a small network, several priors, paired by split.
+"""Does a prior help under the posterior? Chains that agree, several priors, sets and sizes, paired by split.
 
-    python -m experiments.posteriors.priors --data MNIST/raw --select
-    python -m experiments.posteriors.priors --data MNIST/raw
-    python -m experiments.posteriors.priors --report experiments/results/posterior
+    python -m experiments.posteriors.priors --datasets mnist,embedded --data-dir data --output results/posterior
+    python -m experiments.posteriors.priors --output results/posterior --report experiments/results/posterior
 
---select tries every gain of the last layer with every prior, in short chains, on a split and on images that are not reported. Then
-every chain is a run of its own: split by split, so that what was stopped early is the whole comparison with fewer splits; the same command
-goes on from there, more chains, splits, sizes or priors add to what there is. --report writes report.md, runs.csv and forest.png from the
-runs that there are, and runs nothing.
+A cell is a prior on a split of a set: chains of a small network with Bayesian layers throughout, each from a draw of the prior, a run each. They go
+on, round by round, until their predictions agree or --most gradients are spent. Split by split, so that what was stopped early is the whole comparison
+with fewer splits; more splits, sizes, sets or priors add to what there is. --known CSV leaves out the cells of an earlier report. --select tries every
+gain of the last layer in short chains, on a split and on images that are not reported. --report writes report.md, runs.csv, forest.png and sizes.png
+from the runs that there are and the rows of a runs.csv that is there, and runs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 import warnings
@@ -23,72 +24,74 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 import topoprior as tp
+from experiments.common import data as datasets
 from experiments.common.engine import Pool, compute
 from experiments.common.options import (
     Parser,
     check_known,
     names,
     positive,
+    say,
     seed_list,
     whole,
     wholes,
     write_config,
 )
 from experiments.common.store import Store, digest, tensor_bytes
+from experiments.posteriors import converge
+from experiments.posteriors.cells import agree, has
 from experiments.posteriors.controls import PRIORS
 from experiments.posteriors.methods import Problem
-from experiments.posteriors.setting import Images, choose, read_embedded, read_folder
+from experiments.posteriors.setting import Images, held_out, split
 
 GAINS = (1.0, 2.0, 4.0)  # of the last layer's Gaussian prior: the candidates
-CHOSEN = {"mnist": 4.0, "embedded": 4.0}
-CHAIN = {"warmup": 800, "num_samples": 40, "thinning": 30, "energy_error": 3e-3}
-SHORT = {"warmup": 300, "num_samples": 20, "thinning": 10, "energy_error": 3e-3}
-_COUNTS = ("warmup", "num_samples", "thinning")
+SHORT = {"warmup": 300, "num_samples": 20, "thinning": 10}
 _SELECTION = 100  # the split that gains are chosen on
-_VALIDATION = 1000  # last training images, which judge that choice
-_DIAGNOSED = 30  # first unseen images, of which every draw's prediction is kept
+_VALIDATION = 1000  # training images that judge that choice
 
 
 @dataclass(frozen=True)
 class Chain:
-    """One run: what it learns from, and all that decides its numbers."""
+    """One run: what it learns from, all that decides its numbers, where it is kept to be gone on with."""
 
     images: Images
     settled: dict[str, Any]
+    folder: Path
 
     def config(self) -> dict[str, Any]:
         return self.settled
 
 
 def run_chain(chain: Chain) -> dict[str, Any]:
-    """One chain from a draw of the prior: its mean predictions, and those of every draw for a few images."""
+    """One chain from a draw of the prior: its mean predictions, and those of every draw for the images that judge agreement."""
     images, config = chain.images, chain.settled
-    prior, seed = PRIORS[config["prior"]].make(), _seed(config)
-    problem = Problem(images, prior, config["last_gain"], seed)
+    seed = _seed(config)
+    prior = PRIORS[config["prior"]].make()
+    problem = Problem(images, prior, config["last_gain"], seed, widths=config["widths"])
     began = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of divergences in the warm-up, and of what is said below
         try:
             samples = tp.sample_posterior(
-                problem.network("delta"), problem.data,
-                method="baoab", num_chains=1, seed=seed, progress=False, **config["settings"],
+                problem.network("delta"), problem.data, method="baoab", num_chains=1, seed=seed, progress=False,
+                folder=chain.folder, **config["settings"],
             )  # fmt: skip
         except tp.inference.SamplingError as error:
             return {"measures": {"seconds": time.process_time() - began}, "failure": str(error)}
     measures = {
-        "seconds": time.process_time() - began,
+        "seconds": sum(samples.seconds),
         "temperature": samples.stats["temperature"].mean().item(),
         "divergences": samples.stats["divergences"].sum().item(),
         "step_size": samples.step_sizes[0],
-        "energy": samples.stats["energy"].mean().item(),
     }
     p = samples.predict(problem.unseen)
     return {
         "measures": measures,
         "predictions": p.mean(0).tolist(),
-        "draws": p[:, :_DIAGNOSED].tolist(),
+        "draws": p[:, : converge.CHAIN["judges"]].tolist(),
         "labels": images[3].tolist(),
     }
 
@@ -101,53 +104,81 @@ def _seed(config: Mapping[str, Any]) -> int:
 # --- which runs ------------------------------------------------------------------------------
 
 
-def configs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Split by split, size by size, set by set, chain by chain, all priors side by side."""
-    seeds = [_SELECTION] if args.select else seed_list(args.seeds, 0)
-    settings = SHORT if args.select else CHAIN
-    settings = {k: max(4, round(v * args.budget)) if k in _COUNTS else v for k, v in settings.items()}
-    for seed, n, name in product(seeds, args.n, args.datasets):
-        gains = GAINS if args.select else [args.last_gain or CHOSEN[name]]
-        for gain, chain, prior in product(gains, range(2 if args.select else args.chains), args.priors):
-            yield {
-                "role": "selection" if args.select else "reported", "dataset": name, "prior": prior, "seed": seed,
-                "n": n, "chain": chain, "size": args.size, "test": args.test, "last_gain": gain, "settings": settings,
-            }  # fmt: skip
-
-
 class Data:
-    """The images of a run. A choice is judged by training images that no run of its kind learns from."""
+    """The images of a split, read once. A choice is judged by training images that no run of its kind learns from."""
 
-    def __init__(self, datasets: Sequence[str], folder: Path | None) -> None:
-        self.arrays = {
-            name: read_embedded() if name == "embedded" else read_folder(folder)  # type: ignore[arg-type]
-            for name in datasets
-        }
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.read: dict[tuple[Any, ...], Images] = {}
 
-    def __call__(self, config: Mapping[str, Any]) -> Images:
-        arrays = self.arrays[config["dataset"]]
-        if config["role"] == "selection":
-            x, y = arrays[:2]
-            arrays = [x[:-_VALIDATION], y[:-_VALIDATION], x[-_VALIDATION:], y[-_VALIDATION:]]
-        return choose(arrays, config["n"], config["test"], config["seed"], config["size"])
+    def __call__(self, name: str, n: int, seed: int) -> Images:
+        key = (name, n, seed)
+        if key not in self.read:
+            a = self.args
+            if a.select:
+                self.read[key] = held_out(name, a.data_dir, size=a.size, n=n, test=_VALIDATION, seed=seed)
+            else:
+                self.read[key] = split(name, a.data_dir, size=a.size, n=n, test=a.test, seed=seed)
+        return self.read[key]
+
+
+def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Split by split, size by size, set by set, all priors side by side; without those of --known."""
+    known = pd.read_csv(args.known) if args.known else pd.DataFrame()
+    seeds = [_SELECTION] if args.select else seed_list(args.seeds, 0)
+    for seed, n, name in product(seeds, args.n, args.datasets):
+        for gain, prior in product(GAINS if args.select else [args.last_gain], args.priors):
+            cell = {
+                "role": "selection" if args.select else "reported", "dataset": Path(name).name, "prior": prior, "seed": seed, "n": n,
+                "chains": 2 if args.select else args.chains, "size": args.size, "test": args.test,
+                "widths": [args.width, 2 * args.width], "last_gain": gain,
+            }  # fmt: skip
+            if not has(known, cell):
+                yield {**cell, "name": name}
+
+
+def settings(args: argparse.Namespace, round_: int) -> dict[str, Any]:
+    """Of a chain in a round: each goes on where the one before has ended."""
+    found = {name: converge.CHAIN[name] for name in ("warmup", "thinning", "energy_error", "friction")}
+    found["num_samples"] = converge.CHAIN["first"] + round_ * converge.CHAIN["more"]
+    if args.select:
+        found |= SHORT
+    for name in ("warmup", "num_samples", "thinning"):
+        found[name] = max(4, round(found[name] * args.budget))
+    return found
 
 
 def run(args: argparse.Namespace) -> int:
-    """All chains that there are not; how many failed."""
-    check_known(args.priors, PRIORS, "--priors")
-    check_known([str(args.size)], ("14", "28"), "--size")
-    check_known(args.datasets, CHOSEN, "--datasets")
-    if "mnist" in args.datasets and args.data is None:
-        raise ValueError("--data: mnist wants the folder of its four files; or choose --datasets embedded")
-    for n in args.n:
-        if n % 10:
-            raise ValueError(f"-n {n}: give a multiple of 10, as many images of every class")
-    store, data = Store(args.output / "runs"), Data(args.datasets, args.data)
-    chains = []
-    for config in configs(args):
-        images = data(config)
-        chains.append(Chain(images, {**config, "data": digest(*map(tensor_bytes, images))}))
-    return compute(chains, run_chain, store, Pool.of(args), tell)
+    """All chains that there are not, and more of what does not agree; how many failed."""
+    store, data, left, failed, count = Store(args.output / "runs"), Data(args), list(cells(args)), 0, 0
+    while left:
+        chosen = settings(args, count)
+        if count and chosen["warmup"] + chosen["num_samples"] * chosen["thinning"] > args.most:
+            say(f"{len(left)} cells have not converged after {args.most} gradients a chain")
+            break
+        say(f"round {count + 1}: {len(left)} cells, {chosen['num_samples']} draws a chain")
+        tasks: list[list[Chain]] = []
+        for cell in left:
+            images = data(cell["name"], cell["n"], cell["seed"])
+            config = {k: v for k, v in cell.items() if k != "name"}
+            config |= {"settings": chosen, "data": digest(*map(tensor_bytes, images))}
+            tasks.append([])
+            for number in range(cell["chains"]):
+                own = {**config, "chain": number}
+                place = store.path({**own, "settings": {**chosen, "num_samples": 0}}).stem
+                tasks[-1].append(Chain(images, own, args.output / "chains" / place))
+        failed += compute(
+            [chain for some in tasks for chain in some], run_chain, store, Pool.of(args), tell
+        )
+        again = []
+        for cell, some in zip(left, tasks, strict=True):
+            if args.select or agree([store.get(chain.config()) for chain in some]):
+                for chain in some:
+                    shutil.rmtree(chain.folder, ignore_errors=True)
+            else:
+                again.append(cell)
+        left, count = again, count + 1
+    return failed
 
 
 def tell(result: Mapping[str, Any]) -> str:
@@ -159,26 +190,46 @@ def tell(result: Mapping[str, Any]) -> str:
 
 def make_parser() -> Parser:
     parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--data", type=Path, help="folder with MNIST's four files; without it no MNIST")
-    add("--output", type=Path, default=Path("results/posterior"), help="folder of the runs")
-    add("--select", action="store_true", help="run the candidates of the last layer's gain instead")
-    add("--report", type=Path, help="folder for the report, and nothing is run; without it the runs")
-    add("--datasets", type=names, default="mnist,embedded", help="some of them")
+    add = parser.add_argument_group("data, priors and network").add_argument
+    add("--datasets", type=names, default="embedded", help=f"of {', '.join(datasets.NAMES)}, or folders")
+    add(
+        "--data-dir",
+        type=Path,
+        default=Path(".cache/data"),
+        help="where torchvision's files are, or are put",
+    )
+    add("-n", type=wholes, default="100", help="images to learn from, one number or several")
+    add("--test", type=whole, default=1000, help="unseen images")
+    add("--size", type=whole, default=14, help="pixels a side, at least 8")
     add(
         "--priors",
         type=names,
         default="klein-3x3,gaussian,twin,linear,torus-3x3",
         help=f"of {', '.join(PRIORS)}",
     )
+    add(
+        "--width",
+        type=whole,
+        default=16,
+        help="channels of the first convolution; the second has twice as many",
+    )
+    add("--last-gain", type=positive, default=4.0, help="of the last layer's Gaussian prior")
     add = parser.add_argument_group("runs").add_argument
     add("--seeds", default="5", help="splits: a count, or a list; images to learn from, starts and noise")
-    add("-n", type=wholes, default="100", help="images to learn from, one number or several")
-    add("--chains", type=whole, default=4, help="of every cell")
-    add("--test", type=whole, default=1000, help="unseen images")
-    add("--size", type=whole, default=14, help="pixels a side: 28, or 14 by averaging")
-    add("--last-gain", type=positive, help="of the last layer's Gaussian prior; by default what was chosen")
+    add("--chains", type=whole, default=4, help="of every cell, at least 2")
+    add(
+        "--most",
+        type=whole,
+        default=7000,
+        help="gradients of a chain, where its cell does not converge before",
+    )
+    add("--known", type=Path, help="a report's runs.csv: cells that are there are not run")
+    add("--select", action="store_true", help="run the candidates of the last layer's gain instead")
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
+    parser.add_argument("--output", type=Path, default=Path("results/posterior"), help="folder of the runs")
+    parser.add_argument(
+        "--report", type=Path, help="folder for the report, and nothing is run; without it the runs"
+    )
     Pool.add_options(parser)
     parser.add_progress()
     return parser
@@ -188,13 +239,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     with parser.ending(args.output) as ending:
-        if args.report is None:
-            args.output.mkdir(parents=True, exist_ok=True)
-            write_config(args, chain=CHAIN, short=SHORT, gains=GAINS, chosen=CHOSEN)
-            return 1 if run(args) else 0
-        from experiments.posteriors import priors_report
+        if args.report is not None:
+            from experiments.posteriors import priors_report
 
-        print(priors_report.write(Store(args.output / "runs"), args.report))
+            print(priors_report.write(Store(args.output / "runs"), args.report))
+            return 0
+        check_known(args.priors, PRIORS, "--priors")
+        if args.size < 8:
+            raise ValueError(f"--size {args.size}: give at least 8, the network halves it twice")
+        if args.chains < 2:
+            raise ValueError(
+                f"--chains {args.chains}: give at least 2, whether they agree is what is asked"
+            )
+        if args.known is not None and not args.known.is_file():
+            raise ValueError(f"--known {args.known}: no such file")
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_config(args, chain=converge.CHAIN, short=SHORT, gains=GAINS)
+        return 1 if run(args) else 0
     return ending.status
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import topoprior as tp
 from experiments.common import data as datasets
+from experiments.common.splits import stratified_indices
 
 EMBEDDED = Path(__file__).parents[2] / "data" / "fashion-mnist-subset.npz"
 WIDTHS = (16, 32, 64)
@@ -119,3 +120,34 @@ def split(name: str, data_dir: Path, *, size: int, n: int, test: int, seed: int)
 
 def num_classes(images: Images) -> int:
     return int(max(images[1].max(), images[3].max())) + 1
+
+
+def held_out(name: str, data_dir: Path, *, size: int, n: int, test: int, seed: int) -> Images:
+    """A split whose unseen images are training images too, others than those that are learned from: for choices."""
+    found = datasets.load(name, data_dir, image_size=size, train_size=n + test, test_size=10, seed=seed)
+    learned = stratified_indices(found.train_labels, n, seed)
+    unseen = torch.ones(n + test, dtype=torch.bool)
+    unseen[learned] = False
+    x = found.train_images
+    mean, std = x[learned].mean(), x[learned].std().clamp_min(1e-6)
+    x, y = (x - mean) / std, found.train_labels
+    return x[learned], y[learned], x[unseen], y[unseen]
+
+
+def judge(p: Tensor, y: Tensor, foreign: Tensor | None = None) -> dict[str, float]:
+    """Accuracy, mean negative log likelihood in nats, calibration error over 15 bins; where there are predictions for images of
+    another set, the AUROC of predictive entropy."""
+    from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
+
+    tiny = torch.finfo(p.dtype).tiny
+    found = {
+        "accuracy": (p.argmax(1) == y).double().mean().item(),
+        "nll": F.nll_loss(p.clamp_min(tiny).log(), y).item(),
+        "ece": multiclass_calibration_error(p, y, p.shape[1], n_bins=15, norm="l1").item(),
+    }
+    if foreign is not None and len(foreign):
+        every = torch.cat([p, foreign])
+        entropy = torch.special.entr(every).sum(1)
+        target = (torch.arange(len(every)) >= len(p)).long()
+        found["auroc"] = binary_auroc(entropy / entropy.max(), target).item()
+    return found

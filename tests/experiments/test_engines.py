@@ -143,9 +143,9 @@ def test_entropy_tells_what_is_foreign():
     """AUROC by hand: of 2 x 3 pairs the foreign image has the higher entropy in 4, a tie counts half."""
     sure, unsure, flat = [1.0, 0, 0], [0.5, 0.5, 0], [1 / 3] * 3
     p, foreign = torch.tensor([sure, unsure]), torch.tensor([flat, unsure, sure])
-    found = engines.judge(p, torch.tensor([0, 1]), foreign)
+    found = setting.judge(p, torch.tensor([0, 1]), foreign)
     assert found["auroc"] == pytest.approx((2 + 1.5 + 0.5) / 6)
-    assert "auroc" not in engines.judge(p, torch.tensor([0, 1]))
+    assert "auroc" not in setting.judge(p, torch.tensor([0, 1]))
 
 
 def test_total_variation():

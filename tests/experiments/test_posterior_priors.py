@@ -12,8 +12,8 @@ import torch
 
 pytest.importorskip("pandas")
 from experiments.common.store import Run, Store  # noqa: E402
-from experiments.posteriors import priors, priors_report  # noqa: E402
-from experiments.posteriors.engines import judge  # noqa: E402
+from experiments.posteriors import cells, converge, priors, priors_report, setting  # noqa: E402
+from experiments.posteriors.setting import judge  # noqa: E402
 
 SMALL = ["--datasets", "embedded", "--priors", "klein-3x3,twin", "--seeds", "1", "-n", "10",
          "--chains", "2", "--test", "30", "--budget", "0.001", "--jobs", "1"]  # fmt: skip
@@ -56,16 +56,58 @@ def test_two_workers_give_the_numbers_of_one(tmp_path):
     torch.testing.assert_close(torch.tensor(one), torch.tensor(two), atol=1e-4, rtol=0)
 
 
-def test_what_some_prior_lacks_is_left_out():
-    made = {(0, "a"): 4, (0, "b"): 3, (1, "a"): 4, (1, "b"): 1, (2, "a"): 4}
-    common = {"role": "reported", "dataset": "mnist", "n": 100, "size": 14, "test": 9, "last_gain": 4.0}
-    runs = [Run({**common, "seed": seed, "prior": prior, "chain": c}, {}, {})
-            for (seed, prior), chains in made.items() for c in range(chains)]  # fmt: skip
-    found = [(r.config["seed"], r.config["prior"], r.config["chain"]) for r in priors_report.paired(runs)]
-    assert found == [(0, p, c) for p in "ab" for c in range(3)]
+def test_chains_go_on_until_they_agree(tmp_path, monkeypatch, capsys):
+    """Round by round: what does not agree goes on where it was, to the numbers of a chain that was that long from the start."""
+    monkeypatch.setattr(
+        converge,
+        "CHAIN",
+        {**converge.CHAIN, "warmup": 6, "thinning": 2, "first": 4, "more": 5, "r_hat": 0.0},
+    )
+    longer = ["--budget", "1", "--priors", "twin", "--most", "26"]
+    assert command(tmp_path, *longer) == 0  # 14 and 24 gradients, but not 34
+    runs = list(Store(tmp_path / "out" / "runs"))
+    assert sorted(r.config["settings"]["num_samples"] for r in runs) == [4, 4, 9, 9]
+    assert "1 cells have not converged after 26 gradients" in capsys.readouterr().err
+    table = cells.cells(runs)
+    assert table["gradients"].tolist() == [24]
+    monkeypatch.setitem(converge.CHAIN, "first", 9)
+    assert command(tmp_path / "whole", *longer) == 0
+    whole = [r.result["predictions"] for r in Store(tmp_path / "whole" / "out" / "runs")]
+    parts = [r.result["predictions"] for r in runs if r.config["settings"]["num_samples"] == 9]
+    torch.testing.assert_close(torch.tensor(parts), torch.tensor(whole), atol=1e-5, rtol=0)
+    monkeypatch.setitem(converge.CHAIN, "r_hat", 1e9)
+    assert command(tmp_path / "agreed", *longer) == 0  # one round, and nothing left of its chains
+    assert not any((tmp_path / "agreed" / "out" / "chains").glob("*/*"))
 
 
-def test_holm_is_over_the_whole_family():
+def test_a_report_is_gone_on_with(tmp_path, monkeypatch):
+    """Cells of an earlier report are not run and stay in the report; a cell without all its chains is no row."""
+    assert command(tmp_path, "--priors", "twin") == 0
+    assert command(tmp_path, "--report", str(tmp_path / "report")) == 0
+    before = pd.read_csv(tmp_path / "report" / "runs.csv")
+    other = tmp_path / "other"
+    assert (
+        command(other, "--priors", "twin,gaussian", "--known", str(tmp_path / "report" / "runs.csv")) == 0
+    )
+    runs = list(Store(other / "out" / "runs"))
+    assert {r.config["prior"] for r in runs} == {"gaussian"}
+    assert len(cells.cells(runs[:1])) == 0
+    assert priors.main(["--output", str(other / "out"), "--report", str(tmp_path / "report")]) == 0
+    after = pd.read_csv(tmp_path / "report" / "runs.csv")
+    assert after["prior"].tolist() == ["gaussian", "twin"]
+    pd.testing.assert_frame_equal(after.iloc[1:].reset_index(drop=True)[before.columns], before)
+
+
+def test_choices_are_judged_by_other_training_images(tmp_path):
+    x, y, unseen, labels = setting.held_out("embedded", tmp_path, size=14, n=50, test=100, seed=1)
+    assert (len(x), len(y), len(unseen), len(labels)) == (50, 50, 100, 100)
+    assert torch.equal(y.bincount(), torch.full((10,), 5))
+    assert torch.equal(labels.bincount(), torch.full((10,), 10))
+    assert torch.cdist(unseen.flatten(1), x.flatten(1)).min() > 0
+    assert x.mean().abs() < 1e-5
+
+
+def test_holm_is_over_a_place_and_over_all():
     rows = []
     for prior, shift in (
         ("klein-3x3", 0.0),
@@ -83,6 +125,11 @@ def test_holm_is_over_the_whole_family():
     assert found["mean"].tolist() == pytest.approx([-0.2975, -0.0175, -0.2975, -0.2975])
     assert (found["adjusted"] >= found["p"]).all()
     assert found["adjusted"].min() == pytest.approx(4 * found["p"].min())
+    both = pd.concat([pd.DataFrame(rows), pd.DataFrame(rows).assign(n=50)])
+    twice = priors_report.compared(both, "nll", priors_report.FAMILY)
+    assert twice["n"].tolist() == [50] * 4 + [100] * 4
+    assert twice["adjusted"].tolist() == pytest.approx(2 * found["adjusted"].tolist())
+    assert twice["overall"].min() == pytest.approx(8 * found["p"].min())
 
 
 def test_a_chain_that_diverged_is_counted():
@@ -91,8 +138,9 @@ def test_a_chain_that_diverged_is_counted():
               "predictions": p.tolist(), "draws": p.expand(4, 3, 10).tolist(), "labels": [0, 1, 2]}  # fmt: skip
     bad = {"measures": {"seconds": 2.0}, "failure": "all chains diverged"}
     runs = [Run({"chain": c}, r, {}) for c, r in enumerate((result, bad, result))]
-    found = priors_report.merged(runs)
-    assert (found["chains"], found["diverged"], found["seconds"]) == (2, 1, 4.0)
+    found = cells.merged(runs)
+    assert (found["diverged"], found["seconds"]) == (1, 4.0)
+    assert not cells.agree([result, bad])
     assert found["nll"] == pytest.approx(judge(p, torch.tensor([0, 1, 2]))["nll"])
     assert found["halves_apart"] == 0
 
@@ -100,10 +148,11 @@ def test_a_chain_that_diverged_is_counted():
 def test_bad_arguments(tmp_path, capsys):
     for arguments, said in [
         (["--priors", "magic"], "--priors magic: choose from klein-3x3"),
-        (["--datasets", "mnist"], "--data: mnist wants the folder"),
-        (["--size", "7"], "--size 7: choose from 14, 28"),
-        (["-n", "15"], "-n 15: give a multiple of 10"),
-        (["--report", str(tmp_path / "r")], "no reported runs with two chains"),
+        (["--datasets", "nowhere"], "no data set or folder 'nowhere'"),
+        (["--size", "7"], "--size 7: give at least 8"),
+        (["--chains", "1"], "--chains 1: give at least 2"),
+        (["--known", str(tmp_path / "k.csv")], "no such file"),
+        (["--report", str(tmp_path / "r")], "no cell with all its chains"),
     ]:
         with pytest.raises(SystemExit):
             priors.main([*SMALL, "--output", str(tmp_path / "none"), *arguments])
