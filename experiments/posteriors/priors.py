@@ -137,25 +137,21 @@ def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield {**cell, "name": name}
 
 
-def settings(args: argparse.Namespace, round_: int) -> dict[str, Any]:
-    """Of a chain in a round: each goes on where the one before has ended."""
+def settings(args: argparse.Namespace, count: int) -> dict[str, Any] | None:
+    """Of a chain in a round, which goes on where the one before has ended; None where that is more than --most gradients."""
     found = {name: converge.CHAIN[name] for name in ("warmup", "thinning", "energy_error", "friction")}
-    found["num_samples"] = converge.CHAIN["first"] + round_ * converge.CHAIN["more"]
+    found["num_samples"] = converge.CHAIN["first"] + count * converge.CHAIN["more"]
     if args.select:
         found |= SHORT
-    for name in ("warmup", "num_samples", "thinning"):
-        found[name] = max(4, round(found[name] * args.budget))
-    return found
+    elif count and found["warmup"] + found["num_samples"] * found["thinning"] > args.most:
+        return None
+    return {k: max(min(v, 4), round(v * args.budget)) if isinstance(v, int) else v for k, v in found.items()}
 
 
 def run(args: argparse.Namespace) -> int:
     """All chains that there are not, and more of what does not agree; how many failed."""
     store, data, left, failed, count = Store(args.output / "runs"), Data(args), list(cells(args)), 0, 0
-    while left:
-        chosen = settings(args, count)
-        if count and chosen["warmup"] + chosen["num_samples"] * chosen["thinning"] > args.most:
-            say(f"{len(left)} cells have not converged after {args.most} gradients a chain")
-            break
+    while left and (chosen := settings(args, count)):
         say(f"round {count + 1}: {len(left)} cells, {chosen['num_samples']} draws a chain")
         tasks: list[list[Chain]] = []
         for cell in left:
@@ -178,6 +174,8 @@ def run(args: argparse.Namespace) -> int:
             else:
                 again.append(cell)
         left, count = again, count + 1
+    if left:
+        say(f"{len(left)} cells have not converged after {args.most} gradients a chain")
     return failed
 
 
