@@ -1,6 +1,6 @@
 """Why mean-field posteriors fall back to the prior: what of a sampled posterior is in its marginals, and what the data are worth.
 
-    python -m experiments.posteriors.collapse --data MNIST/raw --output results/collapse
+    python -m experiments.posteriors.collapse --datasets mnist,embedded --data-dir data --output results/collapse
 
 1. One long chain. Its draws are taken apart: layers, output channels or single coordinates shuffled among the draws, each by itself, which keeps
    every marginal of the chain and loses what they have in common. The mean negative log likelihood of training images says what is left.
@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import topoprior as tp
+from experiments.common import data as datasets
 from experiments.common.document import markdown_table
 from experiments.common.options import Parser, names, positive, say, seed_list, write_config
 from experiments.common.store import write_json
+from experiments.posteriors import converge
+from experiments.posteriors.controls import PRIORS
 from experiments.posteriors.methods import Problem
-from experiments.posteriors.setting import choose, read_embedded, read_folder
+from experiments.posteriors.setting import split
 from topoprior.inference.potential import categorical
 from topoprior.priors.base import normal_kl
 from topoprior.utils.files import write_atomically
 
 POWERS = (0.0, 0.001, 0.004, 0.015, 0.05, 0.15, 0.4, 1.0)  # of the likelihood
-_STEP: dict[str, Any] = {"method": "baoab", "energy_error": 3e-3, "progress": False}
+_STEP: dict[str, Any] = {
+    "method": "baoab", "energy_error": converge.CHAIN["energy_error"], "friction": converge.CHAIN["friction"], "progress": False
+}  # fmt: skip
 LEVELS = ("draws", "layers", "channels", "coordinates")
 
 
@@ -103,7 +108,7 @@ def examine(problem: Problem, budget: float) -> dict[str, Any]:
     torch.manual_seed(problem.seed)
     samples = tp.sample_posterior(
         problem.network("delta"), problem.data, num_chains=1, seed=problem.seed,
-        warmup=round(1200 * budget), num_samples=max(4, round(64 * budget)), thinning=30, **_STEP,
+        warmup=round(1500 * budget), num_samples=max(4, round(64 * budget)), thinning=40, **_STEP,
     )  # fmt: skip
     draws = {name: x[0] for name, x in samples.parameters.items()}
     levels = {level: judge(samples.net, shuffled(draws, level), problem) for level in LEVELS}
@@ -143,14 +148,19 @@ def text(results: Sequence[dict[str, Any]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--data", type=Path, help="folder with MNIST's four files; without it no MNIST")
+    add("--datasets", type=names, default="embedded", help=f"of {', '.join(datasets.NAMES)}, or folders")
+    add(
+        "--data-dir",
+        type=Path,
+        default=Path(".cache/data"),
+        help="where torchvision's files are, or are put",
+    )
     add(
         "--output",
         type=Path,
         default=Path("results/collapse"),
         help="folder for collapse.json and collapse.md",
     )
-    add("--datasets", type=names, default="mnist,embedded", help="some of them")
     add("--priors", type=names, default="klein-3x3,gaussian", help="of the convolutions")
     add("--seeds", default="1", help="a count, or a list")
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
@@ -159,14 +169,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with parser.ending(args.output) as ending:
         args.output.mkdir(parents=True, exist_ok=True)
         write_config(args)
-        read: dict[str, Callable[[], Any]] = {
-            "mnist": lambda: read_folder(args.data),
-            "embedded": read_embedded,
-        }
         results = []
         for name, prior, seed in product(args.datasets, args.priors, seed_list(args.seeds, 0)):
-            problem = Problem(choose(read[name](), 100, 1000, seed, 14), prior, 1.0, seed)
-            results.append({"dataset": name, "prior": prior, "seed": seed, **examine(problem, args.budget)})
+            images = split(name, args.data_dir, size=14, n=100, test=1000, seed=seed)
+            problem = Problem(images, PRIORS[prior].make(), 4.0, seed)
+            results.append(
+                {"dataset": Path(name).name, "prior": prior, "seed": seed, **examine(problem, args.budget)}
+            )
             write_json(args.output / "collapse.json", {"runs": results})
             write_atomically(args.output / "collapse.md", text(results).encode())
             say(f"{name} {prior} seed {seed}: evidence {results[-1]['evidence']:.3f}")

@@ -145,7 +145,9 @@ def settings(args: argparse.Namespace, count: int) -> dict[str, Any] | None:
         found |= SHORT
     elif count and found["warmup"] + found["num_samples"] * found["thinning"] > args.most:
         return None
-    return {k: max(min(v, 4), round(v * args.budget)) if isinstance(v, int) else v for k, v in found.items()}
+    return {
+        k: max(min(v, 4), round(v * args.budget)) if isinstance(v, int) else v for k, v in found.items()
+    }
 
 
 def run(args: argparse.Namespace) -> int:

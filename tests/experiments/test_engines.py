@@ -10,9 +10,8 @@ import topoprior as tp
 pytest.importorskip("pandas")
 from experiments.common import data as datasets  # noqa: E402
 from experiments.common.store import Store  # noqa: E402
-from experiments.posteriors import chains, collapse, engines, families, setting, steps  # noqa: E402
+from experiments.posteriors import collapse, engines, families, setting, steps  # noqa: E402
 from experiments.posteriors.methods import total_variation  # noqa: E402
-from experiments.posteriors.setting import read_embedded  # noqa: E402
 from topoprior.priors.coordinates import Part, Uniform  # noqa: E402
 
 SMALL = ["--datasets", "embedded", "--priors", "gaussian", "--seeds", "1", "--test", "30", "--budget", "0.001", "--jobs", "1"]  # fmt: skip
@@ -153,16 +152,16 @@ def test_total_variation():
     assert total_variation(p, q) == pytest.approx((0 + 1 + 0.5) / 3)
 
 
-def test_images_are_balanced_and_standardized():
-    x, y, test_x, test_y = setting.choose(setting.read_embedded(), 50, 20, seed=3, size=14)
+def test_images_are_balanced_and_standardized(tmp_path):
+    x, y, test_x, test_y = setting.split("embedded", tmp_path, size=14, n=50, test=20, seed=3)
     assert x.shape == (50, 1, 14, 14)
     assert test_x.shape == (20, 1, 14, 14)
     assert torch.equal(y.bincount(), torch.full((10,), 5))
     assert x.mean().abs() < 1e-5
     assert x.std().item() == pytest.approx(1, abs=1e-5)
-    again, other = (setting.choose(setting.read_embedded(), 50, 20, seed=s)[1] for s in (3, 4))
-    assert torch.equal(again, y)
-    assert other.shape == y.shape
+    again, other = (setting.split("embedded", tmp_path, size=14, n=50, test=20, seed=s)[0] for s in (3, 4))
+    assert torch.equal(again, x)
+    assert not torch.equal(other, x)
 
 
 def test_bad_arguments(tmp_path, capsys):
@@ -176,17 +175,6 @@ def test_bad_arguments(tmp_path, capsys):
         with pytest.raises(SystemExit):
             engines.main([*SMALL, "--output", str(tmp_path / "none"), *arguments])
         assert said in capsys.readouterr().err
-
-
-def test_damaged_files_of_mnist_are_named(tmp_path):
-    path = tmp_path / "train-images-idx3-ubyte"
-    whole = bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, *range(6)])
-    path.write_bytes(whole)
-    assert setting.read_idx(path).tolist() == [[0, 1, 2], [3, 4, 5]]
-    for cut in range(len(whole)):
-        path.write_bytes(whole[:cut])
-        with pytest.raises(ValueError, match=path.name):
-            setting.read_idx(path)
 
 
 def test_steps_to_the_best_bound(tmp_path, monkeypatch):
@@ -212,14 +200,3 @@ def test_steps_to_the_best_bound(tmp_path, monkeypatch):
     nll = residual.mean() / 0.5 + torch.tensor(0.5 * (2 * torch.pi) ** 0.5).log()
     kl = 0.5 * (mean.square() + scale.square() - 1 - 2 * scale.log()).sum()
     assert steps.bound(toy, net) == pytest.approx((nll + kl / n).item(), abs=0.05)
-
-
-def test_chains_end_in_a_line_at_the_keyboard(tmp_path, monkeypatch, capsys):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(chains, "read_folder", lambda folder: read_embedded())
-    monkeypatch.setattr(chains, "gradient_cost", interrupted)
-    assert chains.main(["--data", str(tmp_path), "-n", "20", "--output", str(tmp_path / "out")]) == 130
-    assert capsys.readouterr().err == f"stopped; the same command resumes from {tmp_path / 'out'}\n"
-    assert (tmp_path / "out" / "config.json").exists()

@@ -46,6 +46,7 @@ def test_tensorboard_reads_the_same(tmp_path):
 def test_what_one_command_chose_does_not_hold_for_the_next(tmp_path, capsys):
     parser = Parser("What it is.")
     parser.add_usual("results/x")
+    progress.choose(False, None)  # an earlier test's command may have chosen
     before = dict(os.environ)
     parser.parse_args(["--quiet", "--log", str(tmp_path)])
     assert progress.is_quiet()
