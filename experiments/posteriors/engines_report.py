@@ -14,7 +14,7 @@ from experiments.common.palette import colour
 from experiments.common.statistics import interval
 from experiments.common.store import Run, Store
 from experiments.common.tables import as_rows, frame, write_csv
-from experiments.posteriors.engines import ENGINES, REFERENCE
+from experiments.posteriors.engine_settings import ENGINES, REFERENCE
 from experiments.posteriors.methods import total_variation
 
 MEASURES = {

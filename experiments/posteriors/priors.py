@@ -41,7 +41,7 @@ from experiments.common.options import (
     write_config,
 )
 from experiments.common.store import Store, digest, tensor_bytes
-from experiments.posteriors import converge
+from experiments.posteriors import converge, priors_report
 from experiments.posteriors.cells import agree, has
 from experiments.posteriors.controls import PRIORS
 from experiments.posteriors.methods import Problem
@@ -223,7 +223,7 @@ def make_parser() -> Parser:
         default=7000,
         help="gradients of a chain, where its cell does not converge before",
     )
-    add("--known", type=Path, help="a report's runs.csv: cells that are there are not run")
+    add("--known", type=Path, help="a report's runs.csv, whose cells are not run; without it all are")
     add("--select", action="store_true", help="run the candidates of the last layer's gain instead")
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
     parser.add_argument("--output", type=Path, default=Path("results/posterior"), help="folder of the runs")
@@ -240,8 +240,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with parser.ending(args.output) as ending:
         if args.report is not None:
-            from experiments.posteriors import priors_report
-
             print(priors_report.write(Store(args.output / "runs"), args.report))
             return 0
         check_known(args.priors, PRIORS, "--priors")

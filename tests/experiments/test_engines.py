@@ -11,6 +11,7 @@ pytest.importorskip("pandas")
 from experiments.common import data as datasets  # noqa: E402
 from experiments.common.store import Store  # noqa: E402
 from experiments.posteriors import collapse, engines, families, setting, steps  # noqa: E402
+from experiments.posteriors.engine_settings import ENGINES  # noqa: E402
 from experiments.posteriors.methods import total_variation  # noqa: E402
 from topoprior.priors.coordinates import Part, Uniform  # noqa: E402
 
@@ -41,7 +42,7 @@ def test_runs_are_made_once_and_reported(tmp_path, capsys, monkeypatch):
     by_hand = (runs["map"] - runs["reference"]).abs().sum(1).mean() / 2
     assert table.loc["map", "distance"] == pytest.approx(by_hand.item(), rel=1e-4)
     text = (tmp_path / "report" / "report.md").read_text()
-    assert all(engines.ENGINES[name].words in text for name in chosen)
+    assert all(ENGINES[name].words in text for name in chosen)
     assert str(tmp_path) not in text
 
 
