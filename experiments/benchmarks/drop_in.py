@@ -96,7 +96,7 @@ def train_all(arguments: argparse.Namespace, store: Store) -> None:
                             config = {
                                 "data set": label, "network": network, "recipe": recipe, "layer": name, "seed": seed,
                                 "steps": arguments.steps, "batch": arguments.batch_size, "width": arguments.width, "side": arguments.side,
-                                "tests": arguments.test_size, "defaults": layer.defaults, "data": content,
+                                "tests": arguments.test_size, "defaults": layer.defaults_in(recipe), "data": content,
                             }  # fmt: skip
                             if store.get(config) is None:
                                 store.put(config, {"measures": one_run(layer, images, config)})

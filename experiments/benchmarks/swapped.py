@@ -6,7 +6,8 @@ loop: `latent_lr` of `tp.parameter_groups`, and the `temperature` of the KL.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -41,6 +42,7 @@ class Swapped:
     """A kind of layer in the loop that its documentation shows.
 
     defaults: what decides its results beside the code: a library's version, the options of a prior.
+    latent_lr: the learning rate of latents, by recipe.
     """
 
     peer: Peer
@@ -49,6 +51,12 @@ class Swapped:
     temperature: float = 1.0
     ours: bool = False
     draws: bool = True
+    latent_lr: Mapping[str, float] = field(default_factory=dict)
+
+    def defaults_in(self, recipe: str) -> dict[str, Any]:
+        """The defaults that decide a run by this recipe."""
+        rate = {"latent_lr": self.latent_lr[recipe]} if self.latent_lr else {}
+        return self.defaults | rate
 
     def kl(self, net: nn.Module) -> Tensor | float:
         return self.temperature * self.peer.kl(net)
@@ -94,10 +102,7 @@ def make(name: str) -> Swapped:
     scales = {
         key: getattr(prior, key) for key in ("init_scale", "init_latent_scale") if hasattr(prior, key)
     }
-    loop: dict[str, Any] = {
-        **scales,
-        "latent_lr": latent_lr or {recipe: default_rate(lr) for recipe, lr in RATES.items()},
-        "statistics": "of draws",
-        "temperature": temperature,
-    }
-    return Swapped(Peer(convolution, tp.kl_divergence), loop, groups, temperature, ours=True)
+    defaults = {**scales, "statistics": "of draws", "temperature": temperature}
+    rates = {recipe: latent_lr or default_rate(lr) for recipe, lr in RATES.items()}
+    peer = Peer(convolution, tp.kl_divergence)
+    return Swapped(peer, defaults, groups, temperature, ours=True, latent_lr=rates)

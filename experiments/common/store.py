@@ -1,7 +1,8 @@
-"""Runs as files: found again by what decides them, written whole, with the versions of what made them."""
+"""Runs as files: found again by what decides them, written whole, with the versions and the processor that made them."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
@@ -140,13 +141,25 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    """Of software, and the processor: equal seeds give equal numbers on one kind of processor alone."""
+    found = {"python": platform.python_version(), "processor": processor()}
     for name in ("torch", "topoprior", "blitz-bayesian-pytorch", "torchmetrics"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # used from a source folder
             found[name] = "not installed"
     return found
+
+
+@functools.cache
+def processor() -> str:
+    """Its name, as Linux has it; elsewhere what Python knows."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        text = ""
+    name = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    return name[1] if name else platform.processor() or platform.machine()
 
 
 def rounded(value: Any) -> Any:
