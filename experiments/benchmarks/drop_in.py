@@ -3,6 +3,7 @@
     python -m experiments.benchmarks.drop_in --layers "nn.Conv2d,klein-3x3,BLiTZ"
     python -m experiments.benchmarks.drop_in --data mnist:1000,cifar10-jpeg=FOLDER:5000 --data-dir DATA
     python -m experiments.benchmarks.drop_in --report
+    python -m experiments.benchmarks.drop_in --earlier experiments/results/drop-in/runs.csv
 
 A row is a data set, a network and a recipe (an optimizer with its learning rate and schedule). In a row all layers get the
 same batches and the same number of steps, and nothing is tuned. The loss is what every library documents, cross entropy
@@ -10,7 +11,9 @@ same batches and the same number of steps, and nothing is tuned. The loss is wha
 after training, over four draws a batch; with layers of topoprior every draw has its own, as its documentation says.
 
 Seeds from 100 on are for choosing defaults: "klein-3x3 init_scale=0.01 latent_lr=0.03" is a candidate. The report has
-them in a table of their own. Finished runs are files in OUTPUT/runs: the same command goes on where it stopped.
+them in a table of their own. Finished runs are files in OUTPUT/runs: the same command goes on where it stopped. Where these
+are gone, --earlier goes on from a runs.csv: rows of the same configuration are not run again and stay in the report.
+Numbers of equal seeds differ a little between processors, so the report compares runs of one processor.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +38,7 @@ from experiments.common import data as datasets
 from experiments.common.options import Parser, check_known, check_writable, names, say, seed_list, whole
 from experiments.common.progress import bar
 from experiments.common.store import Store, digest, tensor_bytes
+from experiments.common.tables import same
 
 SAMPLES = 16
 NORM_DATA = 256  # training images that the statistics of a draw are made from
@@ -55,22 +60,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--test-size", type=whole, default=500, help="test images, chosen by the seed")
     add("--seeds", default="3", help="how many from --seed on, or a list such as 0,1,2")
     add("--report", action="store_true", help="train nothing: a report of all finished runs")
+    add("--earlier", type=Path, metavar="FILE", help="a runs.csv whose runs count as finished")
     parser.add_usual("results/drop-in")
     arguments = parser.parse_args(argv)
     store = Store(arguments.output / "runs")
     with parser.ending(arguments.output) as ending:
         check_writable(arguments.output)
+        earlier = pd.read_csv(arguments.earlier) if arguments.earlier else pd.DataFrame()
         if not arguments.report:
-            train_all(arguments, store)
+            train_all(arguments, store, earlier)
     if ending.status:
         sys.exit(ending.status)
-    runs = list(store)
-    if not runs:
+    table = drop_in_report.joined(earlier, store)
+    if table.empty:
         parser.error(f"--output {arguments.output}: no finished runs")
-    drop_in_report.write(runs, arguments.output)
+    drop_in_report.write(table, arguments.output)
 
 
-def train_all(arguments: argparse.Namespace, store: Store) -> None:
+def train_all(arguments: argparse.Namespace, store: Store, earlier: pd.DataFrame) -> None:
     """The grid: all rows of a seed and a layer, before the next layer, the next seed, the next data set."""
     seeds = seed_list(arguments.seeds, arguments.seed)
     check_known(arguments.networks, NETWORKS, "--networks")
@@ -98,7 +105,7 @@ def train_all(arguments: argparse.Namespace, store: Store) -> None:
                                 "steps": arguments.steps, "batch": arguments.batch_size, "width": arguments.width, "side": arguments.side,
                                 "tests": arguments.test_size, "defaults": layer.defaults_in(recipe), "data": content,
                             }  # fmt: skip
-                            if store.get(config) is None:
+                            if store.get(config) is None and not same(earlier, config).any():
                                 store.put(config, {"measures": one_run(layer, images, config)})
                             progress.update()
 

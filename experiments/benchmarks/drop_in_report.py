@@ -14,7 +14,7 @@ from experiments.common.forest import Cell, Panel, forest
 from experiments.common.palette import colour
 from experiments.common.statistics import interval
 from experiments.common.store import Run
-from experiments.common.tables import frame, write_csv
+from experiments.common.tables import frame, same, write_csv
 
 REFERENCE = "nn.Conv2d"
 MEASURES = {"accuracy": "cls/Acc", "NLL": "cls/NLL", "ECE": "cal/ECE"}
@@ -22,9 +22,21 @@ PLACE = ["data set", "network", "recipe"]
 CHOOSING = 100  # seeds from here on are for choosing defaults
 
 
-def write(runs: Iterable[Run], output: Path) -> None:
+def joined(earlier: pd.DataFrame, runs: Iterable[Run]) -> pd.DataFrame:
+    """A row a run. A run takes the place of an earlier one that was made by other defaults, or on the same processor."""
+    runs = list(runs)
+    made_by = [run.versions.get("processor", "not known") for run in runs]
+    for run, processor in zip(runs, made_by, strict=True):
+        here = {name: run.config[name] for name in (*PLACE, "layer", "seed")}
+        elsewhere = same(earlier, run.config) & ~same(earlier, {"processor": processor})
+        earlier = earlier[elsewhere | ~same(earlier, here)]
+    parts = [part for part in (earlier, frame(runs).assign(processor=made_by)) if len(part)]
+    return pd.concat(parts) if parts else pd.DataFrame()
+
+
+def write(table: pd.DataFrame, output: Path) -> None:
     """runs.csv and report.md."""
-    table = frame(runs).sort_values(["data set", "seed", "network", "recipe", "layer"])
+    table = table.sort_values(["data set", "seed", "network", "recipe", "layer", "processor"])
     write_csv(output / "runs.csv", table)
     document = Document("Swapping a layer in")
     held_out, choosing = table[table["seed"] < CHOOSING], table[table["seed"] >= CHOOSING]
@@ -39,9 +51,9 @@ def write(runs: Iterable[Run], output: Path) -> None:
         document.table(summary(held_out))
         document.text(
             "Nothing is tuned. Accuracy, negative log likelihood (nats) and expected calibration error of the mean of 16 draws. "
-            f"Differences are to {REFERENCE}, over the rows (data set, network, recipe, seed) that both have, means of rows first "
+            f"Differences are to {REFERENCE} with the same data set, network, recipe and seed on the same processor, means of rows first "
             "over seeds. Standard errors are over rows. Confidence is the mean of the largest probability: above accuracy a network is "
-            "surer than it is right, below less sure."
+            f"surer than it is right, below less sure. Runs: {processors(held_out)}."
         )
         for by in ("recipe", "network", "data set"):
             with document.folded(f"By {by}: accuracy / NLL / ECE"):
@@ -59,6 +71,15 @@ def write(runs: Iterable[Run], output: Path) -> None:
         with document.folded(f"Candidates, seeds {CHOOSING} and on"):
             document.table(summary(choosing))
     document.write(output)
+
+
+def processors(table: pd.DataFrame) -> str:
+    """How many runs of which seeds each has made."""
+    seeds = table.groupby("processor")["seed"]
+    return "; ".join(
+        f"{len(some)} of seeds {', '.join(map(str, sorted(some.unique())))} on {name}"
+        for name, some in seeds
+    )
 
 
 def picture(table: pd.DataFrame) -> bytes:
@@ -79,9 +100,9 @@ def picture(table: pd.DataFrame) -> bytes:
 
 
 def differences(table: pd.DataFrame, layer: str, measure: str) -> pd.Series:
-    """Layer minus reference at every place, mean over the seeds that both have."""
+    """Layer minus reference at every place, run by run of one seed on one processor, mean over those that both have."""
     wide = table[table["layer"].isin([layer, REFERENCE])].pivot_table(
-        index=[*PLACE, "seed"], columns="layer", values=measure
+        index=[*PLACE, "seed", "processor"], columns="layer", values=measure
     )
     if not {layer, REFERENCE} <= set(wide.columns):
         return pd.Series(dtype=float)

@@ -30,6 +30,30 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def same(table: pd.DataFrame, config: Mapping[str, Any]) -> pd.Series:
+    """Which rows of a runs.csv are runs of this configuration: where the runs' files are gone, what need not be run again.
+
+    A row agrees in all that ``config`` has; an entry that is no column agrees with none. Columns of a dict in ``config``
+    are to hold its entries and no others. Other columns are not looked at.
+
+    Example:
+        >>> table = pd.DataFrame({"seed": [0, 1, 1], "prior.name": ["a", "a", "b"], "prior.scale": [None, None, 0.1], "nll": 1.0})
+        >>> same(table, {"seed": 1}).tolist()
+        [False, True, True]
+        >>> same(table, {"seed": 1, "prior": {"name": "b"}}).tolist()
+        [False, False, False]
+        >>> same(table, {"seed": 1, "prior": {"name": "b", "scale": 0.1}}).tolist()
+        [False, False, True]
+    """
+    dicts = tuple(f"{key}." for key, value in config.items() if isinstance(value, Mapping))
+    wanted = {str(name): None for name in table if dicts and str(name).startswith(dicts)} | _flat(config)
+    agree = pd.Series(wanted.keys() <= set(table), index=table.index)
+    for name in wanted if agree.any() else ():
+        column, value = table[name], wanted[name]
+        agree &= column.isna() if value is None else column == value
+    return agree
+
+
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, table.to_csv(index=False).encode("utf-8", "backslashreplace"))

@@ -8,6 +8,7 @@ from torch import nn
 pytest.importorskip("pandas")
 from experiments.benchmarks import drop_in, drop_in_report, recipes, swapped, tasks  # noqa: E402
 from experiments.common.data import ImageData  # noqa: E402
+from experiments.common.store import processor  # noqa: E402
 from tests.experiments.priors.test_data import write_image  # noqa: E402
 
 TINY = ["--steps", "2", "--batch-size", "8", "--test-size", "20", "--side", "8", "--recipes", "adam-1e-3"]
@@ -31,6 +32,42 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     drop_in.main(["--report", "--output", str(tmp_path)])
     assert (tmp_path / "report.md").read_text() == report
     assert len(trained) == 4
+
+
+def test_a_run_goes_on_from_a_table(tmp_path, monkeypatch):
+    command = [*TINY, "--networks", "plain", "--seeds", "0,", "--layers", "nn.Conv2d,klein-3x3"]
+    drop_in.main([*command, "--output", str(tmp_path / "there")])
+    earlier = pd.read_csv(tmp_path / "there" / "runs.csv").assign(processor="another")
+    reference = earlier["layer"] == "nn.Conv2d"
+    trained = []
+    once = drop_in.one_run
+    monkeypatch.setattr(
+        drop_in, "one_run", lambda layer, *rest: trained.append(layer.ours) or once(layer, *rest)
+    )
+
+    def go_on(table, name, *options):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+        given = ["--earlier", str(tmp_path / f"{name}.csv"), "--output", str(tmp_path / name)]
+        drop_in.main([*command, *given, *options])
+        return pd.read_csv(tmp_path / name / "runs.csv")
+
+    pd.testing.assert_frame_equal(go_on(earlier, "same"), earlier)
+    assert trained == []
+    assert len(go_on(earlier, "more", "--seeds", "0,1")) == 4
+    assert trained == [False, True]
+    # other defaults: trained anew, and the old run leaves the table; the reference stays as it is
+    old = earlier.assign(**{"defaults.init_scale": earlier["defaults.init_scale"] * 2})
+    found = go_on(old, "changed")
+    assert trained == [False, True, True]
+    assert found["defaults.init_scale"].dropna().tolist() == [0.01]
+    assert found["processor"].tolist() == [processor(), "another"]
+    # a reference of another processor stays beside the new one, and each is compared with its own kind
+    beside = go_on(earlier[~reference], "beside", "--layers", "nn.Conv2d")
+    drop_in.main(
+        ["--report", "--earlier", str(tmp_path / "same" / "runs.csv"), "--output", str(tmp_path / "beside")]
+    )
+    assert len(pd.read_csv(tmp_path / "beside" / "runs.csv")) == 3
+    assert drop_in_report.differences(beside, "klein-3x3", "cls/NLL").empty
 
 
 def test_labels_that_were_corrected_are_trained_anew(tmp_path, monkeypatch):
@@ -93,7 +130,7 @@ def test_the_report_compares_runs_of_one_row_and_seed():
     table = pd.DataFrame(
         [
             {"data set": "d", "network": "n", "recipe": r, "layer": name, "seed": s, "cls/Acc": acc,
-             "cls/NLL": acc, "cal/ECE": acc, "confidence": acc + 0.1, "KL / N": 1.0}
+             "cls/NLL": acc, "cal/ECE": acc, "confidence": acc + 0.1, "KL / N": 1.0, "processor": "one"}
             for r, name, s, acc in rows
         ]
     )  # fmt: skip
