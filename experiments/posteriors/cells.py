@@ -31,10 +31,15 @@ def cells(runs: Iterable[Run], role: str = "reported") -> pd.DataFrame:
         if run.config["role"] == role:
             rounds.setdefault((*_key(run.config), str(run.config["settings"])), []).append(run)
     latest: dict[tuple[str, ...], list[Run]] = {}
+    spent: dict[tuple[str, ...], float] = {}
     for some in sorted(rounds.values(), key=lambda some: some[0].config["settings"]["num_samples"]):
+        key = _key(some[0].config)
+        spent[key] = spent.get(key, 0.0) + _seconds(some)
         if len(some) == some[0].config["chains"]:
-            latest[_key(some[0].config)] = some
-    return pd.DataFrame([_row(some[0].config) | merged(some) for some in latest.values()])
+            latest[key] = some
+    return pd.DataFrame(
+        [_row(some[0].config) | merged(some) | {"seconds": spent[key]} for key, some in latest.items()]
+    )
 
 
 def _row(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +86,6 @@ def merged(runs: Iterable[Run]) -> dict[str, float]:
     chains = sorted(runs, key=lambda run: run.config["chain"])
     kept = [run.result for run in chains if "failure" not in run.result]
     found: dict[str, float] = {"diverged": len(chains) - len(kept)}
-    found["seconds"] = math.fsum(run.result["measures"]["seconds"] for run in chains)
     if not kept:
         return found
     p = torch.tensor([result["predictions"] for result in kept], dtype=torch.float64)
@@ -91,6 +95,10 @@ def merged(runs: Iterable[Run]) -> dict[str, float]:
     found["step_size"] = _column(kept, "step_size").mean().item()
     found["halves_apart"] = total_variation(p[:half].mean(0), p[half:].mean(0)) if half else math.nan
     return found
+
+
+def _seconds(runs: Iterable[Run]) -> float:
+    return math.fsum(run.result["measures"]["seconds"] for run in runs)
 
 
 def _column(results: Iterable[Mapping[str, Any]], name: str) -> Tensor:

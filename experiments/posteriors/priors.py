@@ -82,7 +82,7 @@ def run_chain(chain: Chain) -> dict[str, Any]:
         except tp.inference.SamplingError as error:
             return {"measures": {"seconds": time.process_time() - began}, "failure": str(error)}
     measures = {
-        "seconds": sum(samples.seconds),
+        "seconds": time.process_time() - began,
         "temperature": samples.stats["temperature"].mean().item(),
         "divergences": samples.stats["divergences"].sum().item(),
         "step_size": samples.step_sizes[0],

@@ -70,6 +70,7 @@ def test_chains_go_on_until_they_agree(tmp_path, monkeypatch, capsys):
     assert "1 cells have not converged after 26 gradients" in capsys.readouterr().err
     table = cells.cells(runs)
     assert table["gradients"].tolist() == [24]
+    assert table["seconds"].tolist() == pytest.approx([sum(r.result["measures"]["seconds"] for r in runs)])
     monkeypatch.setitem(converge.CHAIN, "first", 9)
     assert command(tmp_path / "whole", *longer) == 0
     whole = [r.result["predictions"] for r in Store(tmp_path / "whole" / "out" / "runs")]
@@ -139,7 +140,7 @@ def test_a_chain_that_diverged_is_counted():
     bad = {"measures": {"seconds": 2.0}, "failure": "all chains diverged"}
     runs = [Run({"chain": c}, r, {}) for c, r in enumerate((result, bad, result))]
     found = cells.merged(runs)
-    assert (found["diverged"], found["seconds"]) == (1, 4.0)
+    assert found["diverged"] == 1
     assert not cells.agree([result, bad])
     assert found["nll"] == pytest.approx(judge(p, torch.tensor([0, 1, 2]))["nll"])
     assert found["halves_apart"] == 0
