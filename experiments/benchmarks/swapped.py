@@ -69,10 +69,12 @@ def make(name: str) -> Swapped:
         if options:
             raise ValueError(f"--layers {name}: options are for priors of topoprior")
         peer, package = _PEERS[kind]
-        made = peers.get(peer)
-        defaults = {"version": metadata.version(package)}
+        version = {"version": metadata.version(package)}
         return Swapped(
-            made, defaults, lambda net, lr, decay: list(net.parameters()), draws=kind != "nn.Conv2d"
+            peers.get(peer),
+            version,
+            lambda net, lr, decay: list(net.parameters()),
+            draws=kind != "nn.Conv2d",
         )
     chosen: dict[str, float] = {}
     for option in options:
@@ -104,5 +106,5 @@ def make(name: str) -> Swapped:
     }
     defaults = {**scales, "statistics": "of draws", "temperature": temperature}
     rates = {recipe: latent_lr or default_rate(lr) for recipe, lr in RATES.items()}
-    peer = Peer(convolution, tp.kl_divergence)
-    return Swapped(peer, defaults, groups, temperature, ours=True, latent_lr=rates)
+    ours = Peer(convolution, tp.kl_divergence)
+    return Swapped(ours, defaults, groups, temperature, ours=True, latent_lr=rates)
