@@ -43,6 +43,11 @@ Q = torch.distributions.Normal(0.0, 1.0)
         (TypeError, "target.*int32", lambda: tp.elbo_loss(NET(X), Y.int(), NET, 10)),
         (TypeError, "target: expected a tensor", lambda: tp.elbo_loss(NET(X), [0, 0], NET, 10)),
         (TypeError, "logits: expected a tensor", lambda: tp.elbo_loss(None, Y, NET, 10)),
+        (
+            TypeError,
+            "give one of its entries .logits.",
+            lambda: tp.elbo_loss({"logits": NET(X)}, Y, NET, 10),
+        ),
         (TypeError, "num_data.*True", lambda: tp.elbo_loss(NET(X), Y, NET, True)),
         (TypeError, "temperature.*'1'", lambda: tp.elbo_loss(NET(X), Y, NET, 10, "1")),
         (TypeError, "num_data.*12.5", lambda: tp.elbo_loss(NET(X), Y, NET, 12.5)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ def check_classes(logits: Any, target: Any) -> None:
     """
     for name, given in (("logits", logits), ("target", target)):
         if not isinstance(given, Tensor):
-            raise TypeError(f"{name}: expected a tensor, found {type(given).__name__}")
+            entries = ", ".join(map(repr, given)) if isinstance(given, Mapping) else ""
+            hint = f"; give one of its entries {entries}" if entries else ""
+            raise TypeError(f"{name}: expected a tensor, found {type(given).__name__}{hint}")
     if logits.dtype not in REAL_DTYPES:
         raise TypeError(f"logits: expected floating-point numbers, found {logits.dtype}")
     if logits.dim() < 2 or len(logits) < 1:
