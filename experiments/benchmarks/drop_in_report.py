@@ -52,7 +52,7 @@ def write(table: pd.DataFrame, output: Path) -> None:
         document.text(
             "Nothing is tuned. Accuracy, negative log likelihood (nats) and expected calibration error of the mean of 16 draws. "
             f"Differences are to {REFERENCE} with the same data set, network, recipe and seed on the same processor, means of rows first "
-            "over seeds. Standard errors are over rows. Confidence is the mean of the largest probability: above accuracy a network is "
+            "over seeds, with 95% intervals over rows. Confidence is the mean of the largest probability: above accuracy a network is "
             f"surer than it is right, below less sure. Runs: {processors(held_out)}."
         )
         for by in ("recipe", "network", "data set"):
@@ -129,7 +129,9 @@ def summary(table: pd.DataFrame) -> list[list[str]]:
         if layer == REFERENCE or not len(deltas[0]):
             lines.append([*line, "", "", "", "", "", surer, ""])
             continue
-        line += [f"{delta.mean():+.3f} ± {delta.sem():.3f}" for delta in deltas]
+        for delta in deltas:
+            mean, half = interval(delta.tolist())
+            line.append(f"{mean:+.3f}" + ("" if half is None else f" ± {half:.3f}"))
         line += [
             f"{deltas[0].min():+.3f}",
             str(int((deltas[0] < -0.03).sum())),

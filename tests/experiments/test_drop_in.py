@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 pytest.importorskip("pandas")
@@ -139,7 +140,8 @@ def test_the_report_compares_runs_of_one_row_and_seed():
     _, reference, klein = drop_in_report.summary(table)
     assert reference[:4] == ["nn.Conv2d", "2", "3", "0.750"]  # the mean of .6 and .9
     assert klein[:4] == ["klein-3x3", "3", "3", "0.400"]
-    assert klein[6] == "-0.150 ± 0.250"
+    half = stats.t.ppf(0.975, 1) * 0.25  # the standard error of .1 and -.4
+    assert klein[6] == f"-0.150 ± {half:.3f}"
     assert klein[9:12] == ["-0.400", "1", "+0.100"]
 
 
