@@ -13,6 +13,7 @@ Hardware  one core with AMX: 30 s a run at 1,000 images, 80 s at 5,000, some 8 m
 
 A method on a draw of n images is a run, kept in OUTPUT/runs, and goes on from where it was stopped. Seeds draw the images and the
 start; --members adds networks with other starts on the images of a seed, whose mean predictions are the ensembles of the report.
+Where the runs are gone, --earlier goes on from a runs.csv; an ensemble cannot grow from it, as it wants the members' predictions.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from experiments.cifar10 import images as sets
@@ -51,8 +53,9 @@ from experiments.common.options import (
     whole,
     wholes,
     write_config,
-)  # fmt: skip
+)
 from experiments.common.store import Store
+from experiments.common.tables import same
 
 EFFORT = 1000  # images are seen for every root of an image to learn from: 45 passes at 500, 14 at 5,000, 5 at 45,000
 SELECTION = {"n": 500, "seed": 100}  # where rates are chosen
@@ -124,16 +127,31 @@ def configs(args: argparse.Namespace, images: Images) -> Iterator[dict[str, Any]
     for seed, n, member, method in product(seeds, sizes, range(members), args.methods):
         if n > have:
             raise ValueError(f"--sizes {n}: give at most {have}, of the images to learn from")
-        candidates = METHODS[method].candidates()
-        if not args.select:
-            candidates = [dict(CHOSEN.get(method, candidates[0]))]
-        for rates in candidates:
+        if not args.select and method not in CHOSEN:
+            raise ValueError(
+                f"--methods {method}: its rates are not chosen yet, of {', '.join(CHOSEN)} they are"
+            )
+        for rates in METHODS[method].candidates() if args.select else [CHOSEN[method]]:
             yield {
-                "role": "selection" if args.select else "reported", "dataset": Path(args.dataset[0]).name, "network": args.network,
-                "width": width, "method": method, "n": n, "seed": seed, "member": member, **rates,
-                "images_seen": round(args.effort * math.sqrt(n)), "batch": 64 if n <= 1000 else 128,
-                "classes": images.classes, "corrupted": len(images.corrupted[1]), "data": data,
+                "role": "selection" if args.select else "reported", "dataset": Path(args.dataset[0]).name,
+                "network": args.network, "width": width, "method": method, "n": n, "seed": seed, "member": member,
+                **rates, "weight_decay": rates["weight_decay"] * _steps(args, SELECTION["n"]) / _steps(args, n),
+                "images_seen": _seen(args, n), "batch": _batch(n), "classes": images.classes,
+                "corrupted": len(images.corrupted[1]), "data": data,
             }  # fmt: skip
+
+
+def _seen(args: argparse.Namespace, n: int) -> int:
+    return round(args.effort * math.sqrt(n))
+
+
+def _batch(n: int) -> int:
+    return 64 if n <= 1000 else 128
+
+
+def _steps(args: argparse.Namespace, n: int) -> int:
+    """A decay that was chosen for some steps is made weaker where there are more: a weight without a gradient shrinks alike."""
+    return max(1, _seen(args, n) // _batch(n))
 
 
 def tell(result: Mapping[str, Any]) -> str:
@@ -173,12 +191,22 @@ def make_parser() -> Parser:
     model.add_argument(
         "--width", type=whole, help="of the first convolution; without it the network's usual one"
     )
-    model.add_argument("--methods", type=names, default=list(METHODS), help=f"of {', '.join(METHODS)}")
+    model.add_argument(
+        "--methods",
+        type=names,
+        help=f"of {', '.join(METHODS)}; without it those whose rates are chosen, with --select all",
+    )
     model.add_argument(
         "--effort", type=positive, default=EFFORT, help="images are seen for every root of n"
     )
     model.add_argument("--select", action="store_true", help="run the candidates of the rates instead")
     model.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--earlier",
+        type=Path,
+        metavar="FILE",
+        help="a runs.csv whose runs count as finished; without it none",
+    )
     Pool.add_options(parser)
     parser.add_usual("results/cifar10")
     return parser
@@ -188,16 +216,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     with parser.ending(args.output) as ending:
+        args.methods = args.methods or list(METHODS if args.select else CHOSEN)
         check_known(args.methods, METHODS, "--methods")
         check_known([args.network], NETWORKS, "--network")
         check_writable(args.output)
+        earlier = table.read(args.earlier) if args.earlier else pd.DataFrame()
         images = sets.read(args.dataset[1], args.data_dir, args.corrupted)
         wanted = list(configs(args, images))
         write_config(args, chosen=dict(CHOSEN))
         store = Store(args.output / "runs")
-        every = [Cell(images, config, args.output, args.device) for config in wanted]
+        every = [
+            Cell(images, config, args.output, args.device)
+            for config in wanted
+            if not same(earlier, config).any()
+        ]
         failed = compute(every, run, store, Pool.of(args), tell)
-        say(f"runs: {table.write(store, args.output, images)}")
+        say(f"runs: {table.write(store, args.output, images, earlier)}")
         if failed:
             return 1
     return ending.status

@@ -35,7 +35,8 @@ def rows(runs: Iterable[Run]) -> Iterator[dict[str, Any]]:
     """Two of a run."""
     for run in runs:
         for weights, measures in zip(WEIGHTS, (run.result["measures"], run.result["average"]), strict=True):
-            yield {**run.config, "weights": weights, "members": 1, **measures}
+            made_by = run.versions.get("processor", "not known")
+            yield {**run.config, "weights": weights, "members": 1, "processor": made_by, **measures}
 
 
 def ensembles(store: Store, logits: Path, images: Images) -> Iterator[dict[str, Any]]:
@@ -71,8 +72,17 @@ def _ensemble(files: Iterable[Mapping[str, np.ndarray]], weights: str, images: I
     return judge(mean("test"), torch.from_numpy(images.test[1]), temperature)
 
 
-def write(store: Store, output: Path, images: Images) -> Path:
-    """runs.csv: a row a network and kind of weights, then those of ensembles."""
+def read(path: Path) -> pd.DataFrame:
+    """A runs.csv; digests stay words."""
+    return pd.read_csv(path, dtype={"data": str})
+
+
+def write(store: Store, output: Path, images: Images, earlier: pd.DataFrame) -> Path:
+    """runs.csv: a row a network and kind of weights, then those of ensembles, then those of ``earlier`` that are not there yet."""
     found = pd.DataFrame([*rows(store), *ensembles(store, output / "logits", images)])
-    write_csv(output / "runs.csv", found)
+    parts = [part for part in (found, earlier) if len(part)]
+    if parts:
+        both = pd.concat(parts)
+        settled = list(both.columns[: list(both.columns).index("members") + 1])
+        write_csv(output / "runs.csv", both.drop_duplicates(settled))
     return output / "runs.csv"

@@ -295,7 +295,7 @@ COMMAND = [
     "--jobs",
     "1",
     "--sizes",
-    "12,24",
+    "24",
     "--quiet",
 ]
 
@@ -338,6 +338,12 @@ def test_the_script_from_images_to_report(folder, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(training.Training, "run", None)  # would fail if a run were made again
     assert command(folder, output, *some) == 0
+    # elsewhere, from the committed rows alone
+    other = tmp_path / "other"
+    assert command(folder, other, *some, "--earlier", str(output / "runs.csv")) == 0
+    assert not (other / "runs").exists()
+    again = pd.read_csv(other / "runs.csv")
+    pd.testing.assert_frame_equal(again, found)
 
 
 def test_an_ensemble_is_the_mean_of_predictions(folder, tmp_path):
@@ -350,6 +356,20 @@ def test_an_ensemble_is_the_mean_of_predictions(folder, tmp_path):
     found = pd.read_csv(output / "runs.csv").query("members == 3 and weights == 'last'").iloc[0]
     assert found["cls/NLL"] == pytest.approx(-np.log(p[np.arange(24), labels]).mean(), rel=1e-4)
     assert found["cls/Acc"] == pytest.approx((p.argmax(1) == labels).mean())
+
+
+def test_a_run_takes_the_place_of_an_earlier_row(folder, tmp_path):
+    """An earlier row of another seed stays, one of the same run is not there twice."""
+    output, some = tmp_path / "out", ["--methods", "nn.Conv2d"]
+    assert command(folder, output, *some, "--seeds", "1") == 0
+    rows = table.read(output / "runs.csv")
+    earlier = pd.concat([rows.assign(**{"cls/Acc": 9.0}), rows.assign(seed=7)])
+    earlier.to_csv(tmp_path / "earlier.csv", index=False)
+    assert command(folder, output, *some, "--seeds", "1", "--earlier", str(tmp_path / "earlier.csv")) == 0
+    found = table.read(output / "runs.csv")
+    assert found["seed"].tolist() == [0, 0, 7, 7]
+    assert (found["cls/Acc"] <= 1).all()
+    assert set(found["data"]) == set(rows["data"])
 
 
 def test_differences_by_hand():
@@ -375,6 +395,7 @@ def test_differences_by_hand():
         (["--network", "nothing"], "--network"),
         (["--sizes", "1000"], "--sizes"),
         (["--dataset", "nowhere"], "nowhere"),
+        (["--earlier", "nowhere.csv"], "nowhere.csv"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(folder, tmp_path, capsys, wrong, names):
