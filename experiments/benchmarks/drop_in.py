@@ -60,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--test-size", type=whole, default=500, help="test images, chosen by the seed")
     add("--seeds", default="3", help="how many from --seed on, or a list such as 0,1,2")
     add("--report", action="store_true", help="train nothing: a report of all finished runs")
-    add("--earlier", type=Path, metavar="FILE", help="a runs.csv whose runs count as finished")
+    add(
+        "--earlier",
+        type=Path,
+        metavar="FILE",
+        help="a runs.csv whose runs count as finished; without it none",
+    )
     parser.add_usual("results/drop-in")
     arguments = parser.parse_args(argv)
     store = Store(arguments.output / "runs")

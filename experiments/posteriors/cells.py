@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import topoprior as tp
 from experiments.common.store import Run
+from experiments.common.tables import same
 from experiments.posteriors import converge
 from experiments.posteriors.methods import total_variation
 from experiments.posteriors.setting import judge
@@ -51,7 +53,7 @@ def _row(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """A list as text, as a table in a file has it."""
-    return "-".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return json.dumps(value) if isinstance(value, list | tuple) else value
 
 
 def _key(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ def _key(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def has(table: pd.DataFrame, cell: Mapping[str, Any]) -> bool:
     """Whether an earlier report has the cell."""
-    return any(_key(row) == _key(cell) for row in table.to_dict("records"))
+    return bool(same(table, {name: cell[name] for name in _CELL}).any())
 
 
 def agree(results: Sequence[Mapping[str, Any] | None]) -> bool:
@@ -105,12 +107,12 @@ def _column(results: Iterable[Mapping[str, Any]], name: str) -> Tensor:
     return torch.tensor([result["measures"][name] for result in results])
 
 
-def with_known(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+def with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """With the rows of an earlier report, where there is one: those whose cell the table does not have."""
     if path.is_file():
-        known = pd.read_csv(path)
+        earlier = pd.read_csv(path)
         made = {_key(row) for row in table.to_dict("records")}
-        table = pd.concat([known[[_key(row) not in made for row in known.to_dict("records")]], table])
+        table = pd.concat([earlier[[_key(row) not in made for row in earlier.to_dict("records")]], table])
     if len(table):
         table = table.sort_values(["dataset", "n", "seed", "prior"], kind="stable", ignore_index=True)
     return table

@@ -6,8 +6,8 @@
 
 One network, one prior, n images, a row a run: accuracy, likelihood, calibration, how well predictive entropy tells images of another set
 from unseen ones, what the engine says of itself, processor seconds, and the distance of its predictions from those of the reference
-chains. The same command goes on where it was stopped. --report writes report.md, runs.csv and forest.png from the runs that there are, and
-runs nothing.
+chains. The same command goes on where it was stopped, --earlier from a report's runs.csv. --report writes report.md, runs.csv and
+forest.png from the runs that there are and the rows of a runs.csv that is there, and runs nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -36,9 +37,10 @@ from experiments.common.options import (
     write_config,
 )
 from experiments.common.store import Store, digest, tensor_bytes
+from experiments.common.tables import same
 from experiments.posteriors import engines_report, methods
 from experiments.posteriors.controls import PRIORS
-from experiments.posteriors.engine_settings import ENGINES, shortened
+from experiments.posteriors.engine_settings import ENGINES, REFERENCE, shortened
 from experiments.posteriors.methods import Problem
 from experiments.posteriors.setting import Images, judge, split
 
@@ -87,19 +89,26 @@ def foreign_images(name: str, images: Images, args: Any, seed: int) -> Tensor:
 
 
 def runs(args: Any) -> Iterator[Run]:
-    """Seed by seed, set by set; the reference first, then the others, each with all priors."""
+    """Seed by seed, set by set; the reference first, then the others, each with all priors. Without those of --earlier; but what is
+    judged by a reference wants its predictions, which are not there."""
     store = Store(args.output / "runs")
+    earlier = pd.read_csv(args.earlier) if args.earlier else pd.DataFrame()
     for seed, name in product(seed_list(args.seeds, 0), args.datasets):
         images = split(name, args.data_dir, size=args.size, n=args.n, test=args.test, seed=seed)
         foreign = foreign_images(name, images, args, seed)
-        data = digest(*map(tensor_bytes, (*images, foreign)))
-        for engine, prior in product(args.engines, args.priors):
-            config = {
-                "dataset": Path(name).name, "prior": prior, "engine": engine, "seed": seed, "n": len(images[1]), "size": args.size,
-                "widths": [args.width, 2 * args.width], "last_gain": args.last_gain,
-                "settings": shortened(ENGINES[engine].settings, args.budget), "data": data,
-            }  # fmt: skip
-            yield Run(images, foreign, config, args.output / "chains" / store.path(config).stem)
+        cell = {
+            "dataset": Path(name).name, "seed": seed, "n": len(images[1]), "size": args.size, "widths": [args.width, 2 * args.width],
+            "last_gain": args.last_gain, "data": digest(*map(tensor_bytes, (*images, foreign))),
+        }  # fmt: skip
+        configs = {
+            (engine, prior): {**cell, "prior": prior, "engine": engine, "settings": shortened(ENGINES[engine].settings, args.budget)}
+            for engine, prior in product(args.engines, args.priors)
+        }  # fmt: skip
+        lacking = {key for key, config in configs.items() if not same(earlier, config).any()}
+        lacking |= {(REFERENCE, prior) for _, prior in lacking} & configs.keys()
+        for key, config in configs.items():
+            if key in lacking:
+                yield Run(images, foreign, config, args.output / "chains" / store.path(config).stem)
 
 
 def tell(result: Mapping[str, Any]) -> str:
@@ -139,6 +148,12 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("which runs").add_argument
     add("--engines", type=names, default=",".join(ENGINES), help="some of them")
     add("--seeds", default="3", help="a count, or a list: of the images to learn from, starts and noise")
+    add(
+        "--earlier",
+        type=Path,
+        metavar="FILE",
+        help="a runs.csv whose runs count as finished; without it none",
+    )
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
     parser.add_argument("--output", type=Path, default=Path("results/engines"), help="folder of the runs")
     parser.add_argument(
@@ -159,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_known(args.priors, PRIORS, "--priors")
             if args.size < 8:
                 raise ValueError(f"--size {args.size}: give at least 8, the network halves it twice")
+            if args.earlier is not None and not args.earlier.is_file():
+                raise ValueError(f"--earlier {args.earlier}: no such file")
             args.output.mkdir(parents=True, exist_ok=True)
             write_config(args, engines={name: row.settings for name, row in ENGINES.items()})
             return 1 if compute(list(runs(args)), run_one, store, Pool.of(args), tell) else 0

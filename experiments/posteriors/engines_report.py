@@ -13,7 +13,7 @@ from experiments.common.forest import Cell, Panel, forest
 from experiments.common.palette import colour
 from experiments.common.statistics import interval
 from experiments.common.store import Run, Store
-from experiments.common.tables import as_rows, frame, write_csv
+from experiments.common.tables import as_rows, frame, same, write_csv
 from experiments.posteriors.engine_settings import ENGINES, REFERENCE
 from experiments.posteriors.methods import total_variation
 
@@ -25,16 +25,22 @@ _WITHOUT = ("ece", "auroc", "kl", "ess", "seconds")  # an interval: the table is
 
 
 def write(store: Store, folder: Path) -> Path:
-    """report.md, runs.csv and forest.png.
+    """report.md, runs.csv and forest.png. Rows of a runs.csv that is there stay, unless the store has their run.
 
     Raises:
-        ValueError: no runs.
+        ValueError: no runs in either.
     """
-    runs = list(store)
-    if not runs:
+    runs, path = list(store), folder / "runs.csv"
+    table = with_distances(runs) if runs else pd.DataFrame()
+    if path.is_file():
+        earlier = pd.read_csv(path)
+        made = pd.Series(False, index=earlier.index)
+        for run in runs:
+            made |= same(earlier, run.config)
+        table = pd.concat([earlier[~made], table], ignore_index=True)
+    if not len(table):
         raise ValueError(f"--output {store.folder.parent}: no runs there yet")
-    table = with_distances(runs)
-    write_csv(folder / "runs.csv", table.drop(columns=["data"]))
+    write_csv(path, table)
     return report(table).write(folder)
 
 

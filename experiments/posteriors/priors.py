@@ -5,7 +5,7 @@
 
 A cell is a prior on a split of a set: chains of a small network with Bayesian layers throughout, each from a draw of the prior, a run each. They go
 on, round by round, until their predictions agree or --most gradients are spent. Split by split, so that what was stopped early is the whole comparison
-with fewer splits; more splits, sizes, sets or priors add to what there is. --known CSV leaves out the cells of an earlier report. --select tries every
+with fewer splits; more splits, sizes, sets or priors add to what there is. --earlier goes on from a report's runs.csv. --select tries every
 gain of the last layer in short chains, on a split and on images that are not reported. --report writes report.md, runs.csv, forest.png and sizes.png
 from the runs that there are and the rows of a runs.csv that is there, and runs nothing.
 """
@@ -123,8 +123,8 @@ class Data:
 
 
 def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Split by split, size by size, set by set, all priors side by side; without those of --known."""
-    known = pd.read_csv(args.known) if args.known else pd.DataFrame()
+    """Split by split, size by size, set by set, all priors side by side; without those of --earlier."""
+    earlier = pd.read_csv(args.earlier) if args.earlier else pd.DataFrame()
     seeds = [_SELECTION] if args.select else seed_list(args.seeds, 0)
     for seed, n, name in product(seeds, args.n, args.datasets):
         for gain, prior in product(GAINS if args.select else [args.last_gain], args.priors):
@@ -133,7 +133,7 @@ def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "chains": 2 if args.select else args.chains, "size": args.size, "test": args.test,
                 "widths": [args.width, 2 * args.width], "last_gain": gain,
             }  # fmt: skip
-            if not has(known, cell):
+            if not has(earlier, cell):
                 yield {**cell, "name": name}
 
 
@@ -223,7 +223,12 @@ def make_parser() -> Parser:
         default=7000,
         help="gradients of a chain, where its cell does not converge before",
     )
-    add("--known", type=Path, help="a report's runs.csv, whose cells are not run; without it all are")
+    add(
+        "--earlier",
+        type=Path,
+        metavar="FILE",
+        help="a runs.csv whose cells count as finished; without it none",
+    )
     add("--select", action="store_true", help="run the candidates of the last layer's gain instead")
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
     parser.add_argument("--output", type=Path, default=Path("results/posterior"), help="folder of the runs")
@@ -249,8 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(
                 f"--chains {args.chains}: give at least 2, whether they agree is what is asked"
             )
-        if args.known is not None and not args.known.is_file():
-            raise ValueError(f"--known {args.known}: no such file")
+        if args.earlier is not None and not args.earlier.is_file():
+            raise ValueError(f"--earlier {args.earlier}: no such file")
         args.output.mkdir(parents=True, exist_ok=True)
         write_config(args, chain=converge.CHAIN, short=SHORT, gains=GAINS)
         return 1 if run(args) else 0

@@ -15,7 +15,7 @@ from experiments.common.statistics import holm, interval
 from experiments.common.store import Store
 from experiments.common.tables import as_rows, differences, signed, write_csv
 from experiments.posteriors import converge
-from experiments.posteriors.cells import cells, with_known
+from experiments.posteriors.cells import cells, with_earlier
 from experiments.posteriors.controls import PRIORS
 
 KLEIN = "klein-3x3"
@@ -248,7 +248,7 @@ def write(store: Store, folder: Path) -> Path:
         ValueError: no cell in either.
     """
     runs, path = list(store), folder / "runs.csv"
-    table, selection = with_known(cells(runs), path), cells(runs, "selection")
+    table, selection = with_earlier(cells(runs), path), cells(runs, "selection")
     if not len(table):
         raise ValueError(f"--output: no cell with all its chains in {store.folder} yet")
     write_csv(path, table)

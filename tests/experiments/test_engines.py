@@ -46,6 +46,25 @@ def test_runs_are_made_once_and_reported(tmp_path, capsys, monkeypatch):
     assert str(tmp_path) not in text
 
 
+def test_a_report_is_gone_on_with(tmp_path):
+    """Runs of an earlier report are not made again and stay; what is new is judged by a reference of its own."""
+    report, csv = tmp_path / "report", tmp_path / "report" / "runs.csv"
+    assert command(tmp_path, "--engines", "reference,map") == 0
+    assert command(tmp_path, "--report", str(report)) == 0
+    before = pd.read_csv(csv)
+    other = tmp_path / "other"
+    args = ["--earlier", str(csv), "--engines"]
+    assert command(other, *args, "reference,map") == 0
+    assert not list(Store(other / "out" / "runs"))
+    assert command(other, *args, "reference,map,vi") == 0
+    assert {run.config["engine"] for run in Store(other / "out" / "runs")} == {"reference", "vi"}
+    assert engines.main(["--output", str(other / "out"), "--report", str(report)]) == 0
+    after = pd.read_csv(csv).set_index("engine")
+    assert sorted(after.index) == ["map", "reference", "vi"]
+    assert after.loc["map", "distance"] == before.set_index("engine").loc["map", "distance"]
+    assert after.loc["vi", "distance"] > 0
+
+
 @pytest.mark.slow  # libraries that take long to import
 @pytest.mark.parametrize("engine", ["sghmc", "laplace-last", "ensemble", "natural", "vi-from-map", "hmc"])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -171,6 +190,7 @@ def test_bad_arguments(tmp_path, capsys):
         (["--priors", "magic"], "--priors magic: choose from klein-3x3"),
         (["--datasets", "nowhere"], "no data set or folder 'nowhere'"),
         (["--size", "7"], "--size 7: give at least 8"),
+        (["--earlier", str(tmp_path / "e.csv")], "no such file"),
         (["--report", str(tmp_path / "r")], "no runs there yet"),
     ]:
         with pytest.raises(SystemExit):

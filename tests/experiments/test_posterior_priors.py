@@ -88,7 +88,7 @@ def test_a_report_is_gone_on_with(tmp_path, monkeypatch):
     before = pd.read_csv(tmp_path / "report" / "runs.csv")
     other = tmp_path / "other"
     assert (
-        command(other, "--priors", "twin,gaussian", "--known", str(tmp_path / "report" / "runs.csv")) == 0
+        command(other, "--priors", "twin,gaussian", "--earlier", str(tmp_path / "report" / "runs.csv")) == 0
     )
     runs = list(Store(other / "out" / "runs"))
     assert {r.config["prior"] for r in runs} == {"gaussian"}
@@ -152,7 +152,7 @@ def test_bad_arguments(tmp_path, capsys):
         (["--datasets", "nowhere"], "no data set or folder 'nowhere'"),
         (["--size", "7"], "--size 7: give at least 8"),
         (["--chains", "1"], "--chains 1: give at least 2"),
-        (["--known", str(tmp_path / "k.csv")], "no such file"),
+        (["--earlier", str(tmp_path / "k.csv")], "no such file"),
         (["--report", str(tmp_path / "r")], "no cell with all its chains"),
     ]:
         with pytest.raises(SystemExit):
