@@ -80,11 +80,17 @@ def test_the_metadata(archives):
     with zipfile.ZipFile(archives["wheel"]) as wheel:
         (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = wheel.read(name).decode()
-    head = metadata.partition("\n\n")[0]
+    head, _, description = metadata.partition("\n\n")
     assert f"Version: {tp.__version__}\n" in head
     assert "License-Expression: Apache-2.0\n" in head
     assert "Author: The topoprior authors\n" in head
     assert "Description-Content-Type: text/markdown" in head
+    assert "tp.BayesConv2d(3, 64, 3, padding=1)" in description
+    prose = re.sub(r"^```.*?^```$", "", description, flags=re.DOTALL | re.MULTILINE)
+    assert "docs/start.md" in prose
+    links = re.findall(r"!?\[[^\]]*\](?:\((?!https://).*|:.*|\[.*)", prose)
+    assert not links, "an index has no files that they could lead to"
+    assert not re.search(r"<(img|a)\b", prose)
     citation = (ROOT / "CITATION.cff").read_text()
     assert f"version: {tp.__version__}\n" in citation
     assert re.search(
