@@ -82,6 +82,11 @@ def test_the_site_builds(tmp_path):
     assert "BayesConv2d" in reference
     assert (tmp_path / "explorer.html").stat().st_size > 30_000
     assert "<math" in (tmp_path / "api" / "distributions" / "index.html").read_text(encoding="utf-8")
+    results = (tmp_path / "results" / "index.html").read_text(encoding="utf-8")
+    assert 'href="../reports/quick/report/"' in results, "reports are pages of the site"
+    report = (tmp_path / "reports" / "quick" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<details>" in report
+    assert "<p>NLL: negative log likelihood" in report, "folded parts are read as markdown"
     for page in (tmp_path / "api").rglob("*.html"):
         text = re.sub(
             r'<details class="mkdocstrings-source">.*?</details>',

@@ -34,7 +34,7 @@ def _run(*command: str, cwd: Path, path: Path | None = None) -> str:
 def archives(tmp_path_factory) -> dict[str, Path]:
     """The source archive of a copy of this tree, unpacked, and the wheel that is built from it, as pip does."""
     copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("dist")
-    skip = shutil.ignore_patterns("__pycache__", "results", "*.egg-info")
+    skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in _COPIED:
         shutil.copytree(ROOT / name, copy / name, ignore=skip)
     for file in ROOT.iterdir():
@@ -98,16 +98,14 @@ def test_the_metadata(archives):
     )
 
 
-def test_the_source_archive_has_all_that_tests_need(archives):
+def test_the_source_archive_has_all_that_tests_and_pages_need(archives):
     wanted = [
         path for name in ("tests", "experiments", "docs", "data") for path in (ROOT / name).rglob("*")
     ]
     expected = {
         path.relative_to(ROOT).as_posix()
         for path in wanted
-        if path.is_file()
-        and path.suffix != ".pyc"
-        and (ROOT / "experiments" / "results") not in path.parents
+        if path.is_file() and path.suffix != ".pyc"
     }
     source = archives["source"]
     found = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
