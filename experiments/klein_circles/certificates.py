@@ -5,7 +5,8 @@
     python -m experiments.klein_circles.certificates wrong --seeds 20 --output OUTPUT
     python -m experiments.klein_circles.certificates --output OUTPUT
 
-A file a seed in OUTPUT/runs; what is there is not run again, and always report.md and runs.csv say all of it. "kernels" are
+A file a seed in OUTPUT/runs; what is there is not run again, and always report.md and runs.csv say all of it (from runs.csv where the
+files are gone). "kernels" are
 1,000 analytic Klein kernels, the other sets 1,500 images of run.py. Whether the class is right is read off the true
 points, which the search does not see: the map of their neighbours and triangles must be certified too.
 """
@@ -16,13 +17,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 import topoprior as tp
 from experiments.common.document import Document
 from experiments.common.options import Parser, check_known, check_writable, whole, write_config
-from experiments.common.store import Run, Store, digest, tensor_bytes
+from experiments.common.palette import colour
+from experiments.common.pictures import png
+from experiments.common.store import Store, digest, tensor_bytes
 from experiments.common.tables import frame, write_csv
 from experiments.klein_circles.images import SETS as IMAGE_SETS
 from experiments.klein_circles.images import image_set
@@ -88,8 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if store.get(config) is None:
                     store.put(config, {"measures": one(data, space)})
         if runs := list(store):
-            report(runs).write(args.output)
-            write_csv(args.output / "runs.csv", frame(runs).drop(columns="data"))
+            table = frame(runs).drop(columns="data").assign(torch=[run.versions.get("torch") for run in runs])
+            write_csv(args.output / "runs.csv", table)
+        if (args.output / "runs.csv").is_file():
+            report(pd.read_csv(args.output / "runs.csv")).write(args.output)
     return ending.status
 
 
@@ -127,16 +133,47 @@ def _at_the_scale_of_latents(points: Tensor, space: tp.Covering) -> Tensor:
     return points + across * (1 / across.std(0) - 1) @ space.across_basis.T
 
 
-def report(runs: Sequence[Run]) -> Document:
-    """A row a set and processor, then every run that is not certified on its own space, or is on another."""
+def picture(table: pd.DataFrame) -> bytes:
+    """A dot a seed: how many triangles its fit tears, and what it costs; the wrong spaces below."""
+    from matplotlib.figure import Figure
+
+    names = sorted(table["set"].unique(), key=lambda name: (name in WRONG, name))
+    figure = Figure(figsize=(8.3, 0.3 * len(names) + 0.8), layout="constrained")
+    torn, cost = figure.subplots(1, 2, sharey=True)
+    for row, name in enumerate(names):
+        some = table[table["set"] == name]
+        shade = colour("torus" if name in WRONG else "gaussian")
+        height = -row + 0.5 * (torch.linspace(0, 1, len(some)) - 0.5).numpy()  # seeds one above the other
+        for axis, value in ((cost, some["cost"]), (torn, some["defects"])):
+            axis.plot(value, height, ".", markersize=4, color=shade)
+    cost.axvline(0.1, color="0.55", linewidth=1, zorder=0)
+    cost.set(xscale="log", xlabel="cost of the fit, below .1 where certified")
+    cost.set_xticks([0.02, 0.05, 0.1, 0.2], [".02", ".05", ".1", ".2"])
+    torn.set(xscale="symlog", xlim=(-0.5, None), xlabel="torn triangles, none where certified")
+    torn.set_xticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+    torn.set_yticks([-row for row in range(len(names))], names)
+    for axis in (torn, cost):
+        axis.minorticks_off()
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(axis="y", length=0)
+    return png(figure)
+
+
+def report(table: pd.DataFrame) -> Document:
+    """The picture, a row a set and processor, then runs not certified on their own space, or certified on another."""
     page = Document("Certified warm starts")
+    page.picture(
+        "seeds.png",
+        picture(table),
+        "A dot a seed; blue: on the right space, pink: on a wrong one. What a fit costs does not tell the two apart, torn triangles do; the "
+        "pink dot without any is refused for its folds.",
+    )
     page.text(
         "Certified: no torn triangle, all loops, not folded, at a cost below .1. Right: by the true points. Folded: share of the "
         "neighbours on the space that are far apart in the data, over fits without torn triangles whose loops reach all of "
         "the space's. Processor: the instructions that torch uses. Processor time of the search in seconds, one thread, torch "
-        f"{', '.join(sorted({run.versions.get('torch', '?') for run in runs}))}."
+        f"{', '.join(sorted(table['torch'].dropna().astype(str).unique()))}."
     )
-    table = frame(runs)
     head = ("set", "processor", "seeds", "certified", "right", "folded", "seconds, median", "longest")
     rows: list[Sequence[object]] = [head]
     for (name, processor), some in table.groupby(["set", "processor"], sort=False):

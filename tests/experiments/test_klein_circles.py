@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shutil
 
 import pandas as pd
 import pytest
@@ -287,9 +288,16 @@ def test_certificates_are_counted_and_resume(tmp_path):
     ]
     certificates.main(command)
     assert (pd.read_csv(tmp_path / "runs.csv")["seconds"] == runs["seconds"]).all(), "it is not run again"
-    wrong = Run({"set": "torus as Klein bottle", "seed": 3, "processor": "X", "data": "0"}, {"measures": {
-        "certified": True, "defects": 0, "onto": True, "folded": 0.0, "seconds": 1.0, "cost": 0.05, "objections": ""
-    }}, {})  # fmt: skip
-    page = certificates.report([wrong]).markdown()
+    report = (tmp_path / "report.md").read_text()
+    shutil.rmtree(tmp_path / "runs")
+    certificates.main(["--output", str(tmp_path)])
+    assert (tmp_path / "report.md").read_text() == report, "runs.csv is enough"
+    wrong = pd.DataFrame([{
+        "set": "torus as Klein bottle", "seed": 3, "processor": "X", "torch": "2", "certified": True, "defects": 0, "onto": True,
+        "folded": 0.0, "seconds": 1.0, "cost": 0.05, "objections": "",
+    }])  # fmt: skip
+    drawn = certificates.report(wrong)
+    assert drawn.pictures["seeds.png"][1:4] == b"PNG"
+    page = drawn.markdown()
     assert "| torus as Klein bottle | X | 1 | 1 |  | 0.0000 to 0.0000 | 1.0 | 1.0 |" in page
     assert "| torus as Klein bottle | 3 | 0.050 |  |" in page
