@@ -221,12 +221,14 @@ def test_a_pasted_kernel_is_found(page):
 
 @needs_browser
 def test_priors_layers_theme_tour_and_link(page):
+    from selenium.webdriver import Keys
     from selenium.webdriver.support.ui import Select, WebDriverWait
 
     assert "300 kernels" not in _text(page, "netnote")
     Select(page.find_element("id", "layer")).select_by_visible_text("1")
     assert "200 of 200 kernels" in _text(page, "netnote")
     assert "Median std" in _text(page, "netnote")
+    WebDriverWait(page, 120).until(lambda p: "layer=1" in p.current_url)
     for name in ("torus-3x3", "circle-3x3", "klein-natural-3x3"):
         Select(page.find_element("id", "prior")).select_by_visible_text(name)
         assert name in _text(page, "code")
@@ -237,14 +239,43 @@ def test_priors_layers_theme_tour_and_link(page):
     page.find_element("id", "theme").click()
     assert page.execute_script("return document.documentElement.classList.contains('dark')")
     page.find_element("id", "next").click()
+    assert "1 of 3" in _text(page, "step"), "what is shown is what is said"
     WebDriverWait(page, 120).until(
         lambda p: "v=0.5000" in p.current_url, "the first step of the tour ends there"
     )
+    page.find_element("id", "next").click()
+    assert "2 of 3" in _text(page, "step")
+    page.find_element("id", "map").send_keys(Keys.HOME)  # a hand on the map ends the tour
+    assert _state(page)["u"] == 0.3
+    WebDriverWait(page, 120).until(lambda p: "u=0.3000" in p.current_url)
     assert "theme=dark" in page.current_url
     link, kernel = page.current_url, _state(page)["kernel"]
     page.get("about:blank")
     page.get(link)
     np.testing.assert_allclose(_state(page)["kernel"], kernel, atol=1e-3)
+    assert "200 of 200 kernels" in page.execute_script("return document.getElementById('netnote').textContent")
+
+
+@needs_browser
+def test_pictures_of_yours_are_filtered(page, tmp_path):
+    from PIL import Image
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def filtered() -> str:
+        return page.execute_script("return document.getElementById('filtered').toDataURL()")
+
+    seen = [filtered()]
+    for name, colour in (("one.png", (200, 40, 40)), ("two.png", (10, 200, 90))):
+        picture = Image.new("RGB", (64, 40))
+        picture.paste(colour, (20, 10, 40, 30))
+        picture.save(tmp_path / name)
+        page.find_element("id", "file").send_keys(str(tmp_path / name))
+        WebDriverWait(page, 120).until(lambda _: filtered() not in seen)
+        seen.append(filtered())
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    page.find_element("id", "file").send_keys(str(tmp_path / "no.png"))
+    WebDriverWait(page, 120).until(lambda p: "no picture" in _text(p, "where"))
+    assert filtered() == seen[-1]
 
 
 @needs_browser

@@ -9,7 +9,7 @@ const css = (x) => `rgb(${colour(x).join()})`;
 function context(id, width, height) {
   const canvas = $(id);
   if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
-  const c = canvas.getContext("2d");
+  const c = canvas.getContext("2d", { willReadFrequently: id === "picture" });
   c.clearRect(0, 0, width, height);
   return c;
 }
@@ -43,7 +43,7 @@ function drawMap() {
     paintKernel(c, decode(u, v), n, x - size / 2, y - size / 2, size);
   }
   edges(c);
-  networkPoints(c);
+  networkPoints(c, onMap, true);
   c.strokeStyle = getComputedStyle(document.body).color;
   c.lineWidth = 2.5;
   c.beginPath();
@@ -67,9 +67,9 @@ function edges(c) { // arrows of one colour are glued, head to head
     c.lineTo(x + dx - 16 * ax + 9 * ay, y + dy - 16 * ay - 9 * ax);
     c.stroke();
   };
-  arrow(4, mid, 0, -70, "#c4314b");
-  arrow(width - 4, mid, 0, kind() === "klein" ? 70 : -70, "#c4314b");
-  if (kind() !== "circle") for (const y of [4, height - 4]) arrow(width / 2, y, 70, 0, "#2f7fd6");
+  arrow(11, mid, 0, -70, "#c4314b");
+  arrow(width - 11, mid, 0, kind() === "klein" ? 70 : -70, "#c4314b");
+  if (kind() !== "circle") for (const y of [11, height - 11]) arrow(width / 2, y, 70, 0, "#2f7fd6");
 }
 
 function walker(c) { // a hand of one side only: mirrored, it is another
@@ -164,6 +164,7 @@ function drawSolid() {
     if (nv === 1) { c.strokeStyle = color; c.lineWidth = 9; } else { c.closePath(); c.fillStyle = color; c.fill(); c.strokeStyle = "rgba(0,0,0,.18)"; c.lineWidth = 0.5; }
     c.stroke();
   }
+  networkPoints(c, (u, v) => turn(inSpace(u, v)));
   c.strokeStyle = c.fillStyle = getComputedStyle(document.body).color;
   c.lineWidth = 2; c.beginPath();
   state.trail.forEach(([u, v], i) => { const [x, y] = turn(inSpace(u, kind() === "circle" ? 0 : v)); i ? c.lineTo(x, y) : c.moveTo(x, y); });

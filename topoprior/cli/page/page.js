@@ -35,7 +35,8 @@ function show() {
 }
 
 function address() {
-  return "#" + new URLSearchParams({ prior: prior().name, u: state.u.toFixed(4), v: state.v.toFixed(4), su: state.su, sv: state.sv, theme: state.dark ? "dark" : "light" });
+  const view = { prior: prior().name, u: state.u.toFixed(4), v: state.v.toFixed(4), su: state.su, sv: state.sv, theme: state.dark ? "dark" : "light" };
+  return "#" + new URLSearchParams(state.layer < 0 ? view : { ...view, layer: state.layer });
 }
 
 function restore() {
@@ -46,6 +47,9 @@ function restore() {
   const index = DATA.priors.findIndex((p) => p.name === given.get("prior"));
   if (index >= 0) state.prior = index;
   number("u"); number("v"); number("su"); number("sv");
+  const layer = Number(given.get("layer") ?? -1); // all layers without it
+  state.layer = DATA.network && DATA.network.layers[layer] ? layer : -1;
+  $("layer").value = String(state.layer);
   state.su = Math.min(0.6, Math.max(0.01, state.su)); state.sv = Math.min(0.6, Math.max(0.01, state.sv));
   state.dark = given.has("theme") ? given.get("theme") === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   state.trail = [];
@@ -88,6 +92,7 @@ function onDrag(canvas, start, drag) {
 
 // Pointer and keys speak of the map: for a walker that came back mirrored, the map's "up" is the lift's "down".
 onDrag($("map"), (e) => {
+  clearInterval(moving);
   const box = $("map").getBoundingClientRect();
   Object.assign(state, { u: (e.clientX - box.left) / box.width, v: 0.5 - (e.clientY - box.top) / box.height, trail: [] });
   if (kind() === "circle") state.v = 0;
@@ -95,6 +100,7 @@ onDrag($("map"), (e) => {
 }, (dx, dy) => move(dx, project(state.u, state.v).mirrored ? dy : -dy));
 $("map").addEventListener("keydown", (e) => {
   const key = KEYS[e.key], far = e.shiftKey ? 0.1 : 0.02;
+  clearInterval(moving);
   if (key) move(far * key[0], far * key[1] * (project(state.u, state.v).mirrored ? -1 : 1));
   else if (e.key === "Home") { Object.assign(state, { u: 0.3, v: 0.2, trail: [] }); show(); }
   else return;
@@ -158,8 +164,9 @@ $("next").addEventListener("click", () => {
     else move(du / count, dv / count);
     if (++done >= count) clearInterval(moving);
   }, slow ? 0 : 40);
-  step = (step + 1) % TOUR.length;
   $("step").textContent = TOUR[step][0];
+  step = (step + 1) % TOUR.length;
+  $("next").textContent = last ? "once more" : "next";
 });
 
 DATA.priors.forEach((p, i) => $("prior").add(new Option(p.name, String(i))));

@@ -83,15 +83,15 @@ function find() {
 
 // --- kernels of a network
 
-function networkPoints(c) {
+function networkPoints(c, place, spread = false) { // the stds are drawn on the map alone
   if (!DATA.network || state.prior !== 0) return;
   DATA.network.layers.forEach((layer, index) => {
     if (state.layer >= 0 && state.layer !== index) return;
     c.fillStyle = c.strokeStyle = `hsl(${Math.round(137.5 * index) % 360} 80% 40%)`;
     layer.points.forEach(([u, v, su, sv]) => {
-      const p = project(u, v || 0), [x, y] = onMap(p.u, p.v);
+      const p = project(u, v || 0), [x, y] = place(p.u, p.v);
       c.beginPath(); c.arc(x, y, 2.5, 0, TAU); c.fill();
-      if (su !== undefined && state.layer >= 0) { c.lineWidth = 0.7; c.beginPath(); c.ellipse(x, y, su * MAP.width, (sv || 0) * MAP.height, 0, 0, TAU); c.stroke(); }
+      if (spread && su !== undefined && state.layer >= 0) { c.lineWidth = 0.7; c.beginPath(); c.ellipse(x, y, su * MAP.width, (sv || 0) * MAP.height, 0, 0, TAU); c.stroke(); }
     });
   });
 }
