@@ -46,6 +46,26 @@ def curves(results: pd.DataFrame, measures: Mapping[str, str]) -> bytes:
     return png(figure)
 
 
+def learning(runs: Sequence[Run], measures: Mapping[str, str]) -> bytes:
+    """Test measures while training goes on: a row for each data set, means over seeds; a method's other start is dashed."""
+    from matplotlib.figure import Figure
+
+    points = pd.DataFrame([{**run.config, **point} for run in runs for point in run.result.get("curve", [])])
+    places = list(points.groupby("dataset", sort=False))
+    figure = Figure(figsize=(_WIDTH, 2.6 * len(places) + 0.6), layout="constrained")
+    rows = figure.subplots(len(places), len(measures), squeeze=False)
+    lines = {}
+    for row, (dataset, some) in zip(rows, places, strict=True):
+        for axis, (measure, word) in zip(row, measures.items(), strict=True):
+            for (method, start), found in some.groupby(["method", "start"], sort=False):
+                name, style = (method, "-") if start == "own" else (f"{method}, {start} start", "--")
+                mean = found.groupby("step")[measure].mean()
+                (lines[name],) = axis.plot(mean.index, mean, style, marker=".", color=colour(method))
+            axis.set(xscale="log", xlabel="steps", ylabel=word, title=plain(dataset))
+    figure.legend(lines.values(), map(plain, lines), loc="outside lower center", ncols=3, fontsize=9)
+    return png(figure)
+
+
 def reliability(runs: Sequence[Run]) -> bytes:
     """A reliability diagram for each method, its seeds together."""
     from matplotlib.figure import Figure

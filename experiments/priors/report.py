@@ -1,4 +1,4 @@
-"""What the runs of a comparison say: runs.csv, report.md and at most four pictures, from its folder alone.
+"""What the runs of a comparison say: runs.csv, report.md and its pictures, from its folder alone.
 
     python -m experiments.priors.report results/sweep
     python -m experiments.priors.report results/sweep --output somewhere
@@ -224,6 +224,10 @@ def _pictures(document: Document, some: pd.DataFrame, runs: Sequence[Run]) -> No
             document.picture("curves.png", plots.curves(some, shown), "Means, 95% bands over seeds.")
     if not runs:
         return
+    if any(run.result.get("curve") for run in runs):
+        with document.folded("While training goes on"):
+            words = {m: WORDS[m] for m in COMPARED}
+            document.picture("learning.png", plots.learning(runs, words), _CAPTIONS["learning.png"])
 
     def place(run: Run) -> list[object]:
         return [run.config[key] for key in table.PLACE]

@@ -51,7 +51,9 @@ def _run(method: str, size: int, start: str, temperature: str, seed: int, gain: 
         "confidence": [0.0] * 14 + [0.97],
         "accuracy": [0.0] * 14 + [0.9],
     }
-    return Run(config, {"measures": results, "reliability": reliability, "kernels": kernels}, {})
+    curve = [{"step": step, "cls/Acc": 0.1, "cls/NLL": 2.0} for step in (1, 3)]
+    result = {"measures": results, "reliability": reliability, "kernels": kernels, "curve": curve}
+    return Run(config, result, {})
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def test_report_of_a_folder_and_of_its_csv(folder: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out == f"{folder / 'report.md'}\n"
     text = (folder / "report.md").read_text()
     assert len(text.splitlines()) < 300
-    for name in ("forest.png", "curves.png", "reliability.png", "kernels.png"):
+    for name in ("forest.png", "curves.png", "learning.png", "reliability.png", "kernels.png"):
         assert f"]({name})" in text
         assert (folder / name).stat().st_size <= 150_000
     assert "gaussian, klein start" in text
