@@ -149,6 +149,11 @@ _TROUBLE = {
     "sum to 1": lambda _: tp.predictive_entropy(torch.randn(4, 8, 2)),
     "left deterministic": lambda _: tp.to_bayesian(_hooked()),
     "changed": _changed,
+    "Missing key": lambda _: torch.nn.Sequential(tp.BayesLinear(4, 2)).load_state_dict(
+        torch.nn.Sequential(torch.nn.Linear(4, 2)).state_dict()
+    ),
+    "it draws one": lambda _: tp.BayesLinear(4, 2).weight,
+    "expected an input": lambda _: tp.predict(torch.nn.Sequential(tp.BayesLinear(4, 2)), torch.zeros(3, 5)),
     "is not certified": _uncertified,
     "does not describe": _other,
 }
@@ -163,7 +168,7 @@ def test_errors_are_found_by_their_words(what, tmp_path):
         try:
             _TROUBLE[what](tmp_path)
             said = [str(warning.message) for warning in found]
-        except (TypeError, ValueError) as error:
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             said = [str(error)]
     (heading,) = [heading for heading in headings if what in heading or heading.startswith(what)]
     assert any(heading in message for message in said), said

@@ -191,3 +191,13 @@ def test_a_prior_of_ones_own():
     layer = tp.BayesLinear(50, 50, prior=Doubled())
     assert layer.weight_posterior.prior_scale == pytest.approx(2 * math.sqrt(2 / 50))
     assert layer.prior_name == "Doubled"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(tp.BayesConv2d(3, 4, 3), (2, 1, 8, 8)), (tp.BayesConvTranspose2d(3, 4, 3), (2, 1, 8, 8)), (tp.BayesLinear(4, 2), (2, 5))],
+)  # fmt: skip
+def test_many_draws_of_an_input_of_another_width_say_so(layer, shape):
+    """Not of the shape into which draws are folded."""
+    with pytest.raises(ValueError, match=rf"{type(layer).__name__}: expected an input of size [34] in dim.*{shape[-1]}\)"):  # fmt: skip
+        tp.sample_outputs(torch.nn.Sequential(layer), torch.zeros(shape), 8)

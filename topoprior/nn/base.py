@@ -181,6 +181,13 @@ class BayesLayer(RealModule):
             )
         return self._compute_samples(input, weight, bias, **options)
 
+    def _check_width(self, input: Tensor, axis: int, expected: int) -> None:
+        """Of an input that draws are about to be folded into: torch would speak of the folded shape."""
+        if input.shape[axis] != expected:
+            raise ValueError(
+                f"{type(self).__name__}: expected an input of size {expected} in dimension {axis}, found {tuple(input.shape)}"
+            )
+
     def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None, **options: Any) -> Tensor:
         """The plain operation."""
         raise NotImplementedError

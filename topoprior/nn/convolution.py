@@ -106,6 +106,7 @@ class BayesConvNd(BayesLayer):
         batch = input.shape[0] // samples
         if batch > _GROUPED_BATCH or weight[0].numel() > _GROUPED_WEIGHTS:
             return super()._compute_samples(input, weight, bias, **options)
+        self._check_width(input, 1, self.in_channels)
         # Draws become groups of channels, (B, S * C, ...); for B = 1 this moves no data.
         folded = input.unflatten(0, (samples, batch)).transpose(0, 1).flatten(1, 2)
         bias = None if bias is None else bias.flatten()

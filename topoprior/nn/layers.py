@@ -204,6 +204,7 @@ class BayesLinear(BayesLayer):
     def _compute_samples(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, **options: Any
     ) -> Tensor:
+        self._check_width(input, -1, self.in_features)
         rows = input.reshape(len(weight), -1, self.in_features)
         if bias is None:
             output = torch.bmm(rows, weight.mT)

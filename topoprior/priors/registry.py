@@ -94,6 +94,8 @@ def get_prior(prior: str | Path | WeightPrior) -> WeightPrior:
     begins = [name for name in prior_names() if prior != "" and name.startswith(f"{prior}-")]
     close = begins or difflib.get_close_matches(str(prior), prior_names(), n=1)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    if str(prior).count("/") == 1:
+        hint += f"a prior of a hub is given as an object, tp.DecoderPrior.from_pretrained({str(prior)!r}); "
     raise ValueError(
         f"prior: {str(prior)!r} is neither a known name nor a checkpoint folder; {hint}"
         f"known names: {', '.join(prior_names())}"
