@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from experiments.common.document import cut
 from experiments.common.pictures import png
 
 _WIDTH, _ROW, _FRAME = 8.3, 0.25, 0.95  # inches: of a page, of a row, of titles and axes
-_LONGEST = 40  # characters of a label
+_LONGEST = 40  # characters of a line of a label, which has two at most
 
 
 class Cell(NamedTuple):
@@ -50,7 +51,9 @@ def forest(
     from matplotlib.figure import Figure
 
     lines = -(-len(panels) // across)
-    figure = Figure(figsize=(_WIDTH, lines * (_ROW * len(labels) + _FRAME)), layout="constrained")
+    names = [textwrap.fill(plain(name, 2 * _LONGEST - 4), _LONGEST) for name in labels]
+    row_height = _ROW * (1.5 if any("\n" in name for name in names) else 1)
+    figure = Figure(figsize=(_WIDTH, lines * (row_height * len(labels) + _FRAME)), layout="constrained")
     grid = figure.subplots(lines, across, squeeze=False, sharey=True)
     for axis, panel in zip(grid.flat, panels, strict=False):
         if line is not None:
@@ -71,7 +74,7 @@ def forest(
         axis.locator_params(axis="x", nbins=4)
     for axis in grid.flat[len(panels) :]:
         axis.set_visible(False)
-    grid[0, 0].set_yticks([-row for row in range(len(labels))], [plain(name) for name in labels])
+    grid[0, 0].set_yticks([-row for row in range(len(labels))], names)
     return png(figure)
 
 
