@@ -103,9 +103,7 @@ def test_the_source_archive_has_all_that_tests_and_pages_need(archives):
         path for name in ("tests", "experiments", "docs", "data") for path in (ROOT / name).rglob("*")
     ]
     expected = {
-        path.relative_to(ROOT).as_posix()
-        for path in wanted
-        if path.is_file() and path.suffix != ".pyc"
+        path.relative_to(ROOT).as_posix() for path in wanted if path.is_file() and path.suffix != ".pyc"
     }
     source = archives["source"]
     found = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}

@@ -34,7 +34,9 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     for i in range(0, len(parts), 2):
         text = re.sub(r"\]\((\.\./)+experiments/results/", f"]({up}reports/", parts[i])
         text = re.sub(r"\]\((\.\./)+docs/", f"]({up}", text)
-        text = _NAMED.sub(lambda found: f"[{found[0]}]({up}reports/{found[1]}{found[2] or '/README.md'})", text)
+        text = _NAMED.sub(
+            lambda found: f"[{found[0]}]({up}reports/{found[1]}{found[2] or '/README.md'})", text
+        )
         parts[i] = text.replace("<details>", '<details markdown="1">')
     return "".join(parts)
 

@@ -92,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if store.get(config) is None:
                     store.put(config, {"measures": one(data, space)})
         if runs := list(store):
-            table = frame(runs).drop(columns="data").assign(torch=[run.versions.get("torch") for run in runs])
+            table = (
+                frame(runs).drop(columns="data").assign(torch=[run.versions.get("torch") for run in runs])
+            )
             write_csv(args.output / "runs.csv", table)
         if (args.output / "runs.csv").is_file():
             report(pd.read_csv(args.output / "runs.csv")).write(args.output)

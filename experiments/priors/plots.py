@@ -50,7 +50,9 @@ def learning(runs: Sequence[Run], measures: Mapping[str, str]) -> bytes:
     """Test measures while training goes on: a row for each data set, means over seeds; a method's other start is dashed."""
     from matplotlib.figure import Figure
 
-    points = pd.DataFrame([{**run.config, **point} for run in runs for point in run.result.get("curve", [])])
+    points = pd.DataFrame(
+        [{**run.config, **point} for run in runs for point in run.result.get("curve", [])]
+    )
     places = list(points.groupby("dataset", sort=False))
     figure = Figure(figsize=(_WIDTH, 2.6 * len(places) + 0.6), layout="constrained")
     rows = figure.subplots(len(places), len(measures), squeeze=False)

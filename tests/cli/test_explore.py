@@ -253,7 +253,9 @@ def test_priors_layers_theme_tour_and_link(page):
     page.get("about:blank")
     page.get(link)
     np.testing.assert_allclose(_state(page)["kernel"], kernel, atol=1e-3)
-    assert "200 of 200 kernels" in page.execute_script("return document.getElementById('netnote').textContent")
+    assert "200 of 200 kernels" in page.execute_script(
+        "return document.getElementById('netnote').textContent"
+    )
 
 
 @needs_browser
