@@ -9,8 +9,8 @@ from torch._dynamo.utils import counters
 
 import topoprior as tp
 from topoprior.priors.decoded.draw import Decode
-from topoprior.priors.decoded.kl import latent_kl
 from topoprior.priors.decoded.pixels import How
+from topoprior.priors.kl import latent_kl
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ import topoprior as tp
 from topoprior.kernels.klein import klein_kernels, sample_klein_kernels
 from topoprior.priors.decoded.distill import fewest_harmonics
 from topoprior.priors.decoded.draw import Decode
-from topoprior.priors.decoded.kl import latent_kl
 from topoprior.priors.decoded.pixels import How
+from topoprior.priors.kl import latent_kl
 from topoprior.spaces.flat.harmonics import Harmonics
 from topoprior.spaces.flat.waves import ProductWaves
 

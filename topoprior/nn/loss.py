@@ -51,18 +51,20 @@ def kl_divergence(model: nn.Module, *_: Any) -> Tensor:
 
 
 def _kl(model: nn.Module, stacklevel: int) -> Tensor:
-    # Posteriors of one kind together: in small networks the number of operations is what costs.
+    # All together, or by kind: in small networks the number of operations is what costs.
     groups: dict[tuple, list[WeightPosterior]] = {}
     for _, posteriors in _posteriors(model):
         for posterior in posteriors:
-            # A posterior of one's own may have no parameters.
-            tensors = itertools.chain(posterior.parameters(), posterior.buffers())
-            key = (type(posterior), next((t.device for t in tensors), None))
+            key: tuple = (WeightPosterior,)
+            if type(posterior).sum_kl.__func__ is not WeightPosterior.sum_kl.__func__:  # type: ignore[attr-defined]
+                # A posterior of one's own may have no parameters.
+                tensors = itertools.chain(posterior.parameters(), posterior.buffers())
+                key = type(posterior), next((t.device for t in tensors), None)
             groups.setdefault(key, []).append(posterior)
     if not groups:
         warn_no_bayesian_layer(model, "the KL is 0", stacklevel + 1)
     with gathered(itertools.chain.from_iterable(groups.values())):
-        return _sum([kind.sum_kl(group) for (kind, _), group in groups.items()])
+        return _sum([kind.sum_kl(group) for (kind, *_), group in groups.items()])
 
 
 def kl_per_layer(model: nn.Module) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from topoprior.priors.buffers import KnownBuffers
 from topoprior.priors.coordinates import Coordinates
+from topoprior.priors.kl import Part, total
+from topoprior.priors.kl import normal_kl as normal_kl
 from topoprior.utils.checks import check_positive, check_values
 from topoprior.utils.plain import on_cpu
 from topoprior.utils.precision import at_least_float32 as at_least_float32
@@ -58,10 +60,22 @@ class WeightPosterior(KnownBuffers, ABC):
     def kl(self) -> Tensor:
         """KL(posterior || prior) in nats, summed over all weights: a scalar, without sampling."""
 
+    def kl_parts(self) -> tuple[list[Tensor], list[Part]]:
+        """What :meth:`kl` is the sum of: KLs, and numbers whose KLs are in closed form."""
+        return [self.kl()], []
+
     @classmethod
     def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
-        """Sum of :meth:`kl` over posteriors of this class on one device, for classes that do it faster at once."""
-        return torch.stack([posterior.kl() for posterior in posteriors]).sum()
+        """Sum of :meth:`kl` over posteriors, of this class and on one device where a class has a faster way of its own."""
+        kls, parts = zip(*(posterior.kl_parts() for posterior in posteriors), strict=True)
+        return total(sum(kls, []), sum(parts, []))
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kl" in vars(cls) and "kl_parts" not in vars(
+            cls
+        ):  # those of the class above are no longer its KL
+            cls.kl_parts = WeightPosterior.kl_parts  # type: ignore[method-assign]
 
     @abstractmethod
     def project_(self, weight: Tensor) -> Tensor:
@@ -198,10 +212,3 @@ def draw_noise(sample_shape: Shape, shape: Shape, like: Tensor, antithetic: bool
         )
     half = torch.randn([size[0] // 2, *size[1:]], dtype=like.dtype, device=like.device)
     return torch.cat([half, -half])
-
-
-def normal_kl(loc: Tensor, log_scale: Tensor, prior_scale: float | Tensor) -> Tensor:
-    """Sum of KL(N(m, s^2) || N(0, p^2)) = (s^2 + m^2) / 2 p^2 - 1/2 - log(s / p), p a scalar."""
-    second_moment = (loc.square() + (2 * log_scale).exp()).sum() / (2 * prior_scale**2)
-    log_prior = prior_scale.log() if isinstance(prior_scale, Tensor) else math.log(prior_scale)
-    return second_moment - log_scale.sum() + loc.numel() * (log_prior - 0.5)

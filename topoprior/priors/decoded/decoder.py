@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from topoprior.kernels.nearest import Decodes, nearest_kernels
-from topoprior.priors.base import normal_kl
 from topoprior.priors.coordinates import Law
 from topoprior.priors.decoded.pixels import Decoder
+from topoprior.priors.kl import latent_kl, normal_kl
 from topoprior.spaces.flat.manifold import FlatManifold
 from topoprior.utils.checks import check_int
 
@@ -85,8 +85,9 @@ class KernelDecoder(ABC):
     rows: ClassVar[bool] = False
     #: Arithmetic written by hand, where there is one (it takes rows).
     pixels: Decoder | None = None
-    #: By whose equality posteriors may take their KLs together (of rows).
-    kl_key: Hashable = None
+    #: Of the latents, where these and the amplitudes are rows whose KL is in closed form (:mod:`topoprior.priors.kl`); none, where
+    #: latents have the law of amplitudes.
+    kl_periods: tuple[float, ...] | None = None
     #: Name of the buffer that :meth:`known` fills.
     known_name: ClassVar[str] = "amplitude_scales"
 
@@ -110,6 +111,8 @@ class KernelDecoder(ABC):
 
     def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
         """KL of parameters to the law of z and standard normal amplitudes, summed."""
+        if self.kl_periods is not None:
+            return latent_kl(loc, log_scale, self.kl_periods)
         dim = self.space.dim
         latents = self.latent_kl(loc[..., :dim], log_scale[..., :dim])
         return latents.sum() + normal_kl(loc[..., dim:], log_scale[..., dim:], 1.0)

@@ -14,7 +14,6 @@ from topoprior.priors.coordinates import Uniform
 from topoprior.priors.decoded.decoder import KernelDecoder, check_kernel_size, times
 from topoprior.priors.decoded.described import describe, find
 from topoprior.priors.decoded.distill import fewest_harmonics
-from topoprior.priors.decoded.kl import latent_kl
 from topoprior.priors.decoded.pixels import Decoder
 from topoprior.spaces.config import covering_from_config, covering_to_config
 from topoprior.spaces.flat.harmonics import Harmonics
@@ -72,7 +71,7 @@ class HarmonicDecoder(KernelDecoder):
         self.coefficients = (coefficients.detach().double() / norm).float().cpu()
         self.waves = self.search = ProductWaves(harmonics, self.coefficients)
         self.lengths = self.waves.periods
-        self.kl_key = tuple(self.waves.periods)
+        self.kl_periods = tuple(self.waves.periods)
         self.pixels = Decoder(self.waves)
 
     def __call__(self, z: Tensor) -> Tensor:
@@ -111,9 +110,6 @@ class HarmonicDecoder(KernelDecoder):
         self, loc: Tensor, scale: Tensor, alpha: Tensor, beta: Tensor, known: Tensor
     ) -> Tensor:
         return torch.stack([*(row * alpha for row in self._shrunk(loc, scale)), beta], -1) @ known
-
-    def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
-        return latent_kl(loc, log_scale, self.lengths)
 
     # --- simpler decoders ------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topoprior.priors.base import normal_kl
 from topoprior.priors.coordinates import StandardNormal
 from topoprior.priors.decoded.checkpoints import register_decoder
 from topoprior.priors.decoded.decoder import KernelDecoder, check_kernel_size
@@ -35,6 +34,7 @@ class LinearDecoder(KernelDecoder):
         torch.Size([10, 9])
     """
 
+    kl_periods = ()  # latents and amplitudes have one law
     format = "topoprior.LinearDecoder/1"
 
     def __init__(self, basis: Tensor, kernel_size: Sequence[int]) -> None:
@@ -58,9 +58,6 @@ class LinearDecoder(KernelDecoder):
 
     def latent_kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
         return (0.5 * ((2 * log_scale).exp() + loc.square() - 1) - log_scale).sum(-1)
-
-    def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
-        return normal_kl(loc, log_scale, 1.0)  # latents and amplitudes have one law
 
     def second_moment(self) -> Tensor:
         return self.basis.double().T @ self.basis.double()

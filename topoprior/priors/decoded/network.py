@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from topoprior.kernels.nearest import Decodes
-from topoprior.priors.base import normal_kl
 from topoprior.priors.buffers import KnownBuffers
 from topoprior.priors.coordinates import StandardNormal
 from topoprior.priors.decoded.decoder import KernelDecoder, check_kernel_size, times
@@ -96,6 +95,7 @@ class NetworkDecoder(FrozenMLP, KernelDecoder):
         torch.Size([10, 9])
     """
 
+    kl_periods = ()  # latents and amplitudes have one law
     format = "topoprior.EuclideanDecoderPrior/1"
     left_out: ClassVar[Mapping[str, Any]] = {"residual_fraction": 0.0}
     nodes: Tensor
@@ -150,9 +150,6 @@ class NetworkDecoder(FrozenMLP, KernelDecoder):
         return f"dim={self.space.dim}, kernel_size={self.kernel_size}"
 
     # --- in a layer ------------------------------------------------------------------------------
-
-    def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
-        return normal_kl(loc, log_scale, 1.0)  # latents and amplitudes have one law
 
     def draw_(self, loc: Tensor) -> None:
         loc.normal_()

@@ -2,13 +2,13 @@
 
 A training step with it costs about as much as one with plain weights: coordinates of harmonic decoders are stored as
 rows, the decoder is a few products of waves and one matrix product, and the backward pass recomputes them from the
-noise instead of keeping them. That arithmetic is in pixels.py, draw.py, kl.py and compiled.py; here is the plain formula.
+noise instead of keeping them. That arithmetic is in pixels.py, draw.py, compiled.py and priors/kl.py; here is the plain formula.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,12 +29,12 @@ from topoprior.priors.decoded.decoder import KernelDecoder, Scales
 from topoprior.priors.decoded.draw import Decode
 from topoprior.priors.decoded.pixels import How
 from topoprior.priors.empirical_bayes import BoundedScale
+from topoprior.priors.kl import Part, total
 from topoprior.priors.mean_field.base import Gaussian
 from topoprior.priors.mean_field.posterior import MeanFieldPosterior
 from topoprior.utils.precision import autocast_dtype
 
 _LAST = torch.channels_last
-_SMALL = 2**14  # numbers: below, copying them costs less than the operations it saves
 
 
 class DecoderPosterior(WeightPosterior):
@@ -187,29 +187,20 @@ class DecoderPosterior(WeightPosterior):
 
     def kl(self) -> Tensor:
         """That of the latents plus the normal KL of the amplitudes (whose units are the prior's) and the residual."""
-        return self.sum_kl([self])
+        return total(*DecoderPosterior.kl_parts(self))
 
-    @classmethod
-    def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
-        """Small ones side by side: there the number of operations costs more than their size."""
-        groups: dict[Hashable, list[tuple[DecoderPosterior, Tensor, Tensor]]] = {}
-        kls = []
-        for i, p in enumerate(posteriors):
-            assert isinstance(p, DecoderPosterior)
-            loc, log_scale = at_least_float32(p.loc), at_least_float32(p.log_scale)
-            if p.decoder.kl_key is not None:
-                loc, log_scale = loc.flatten(1), log_scale.flatten(1)
-            alone = i if p.decoder.kl_key is None or loc.numel() > _SMALL else None
-            key = (p.decoder.kl_key, loc.dtype, alone)
-            groups.setdefault(key, []).append((p, loc, log_scale))
-            if p.residual is not None:
-                kls.append(p.residual.kl())
-        for (p, loc, log_scale), *others in groups.values():
-            if others:
-                loc = torch.cat([loc, *(x for _, x, _ in others)], 1)
-                log_scale = torch.cat([log_scale, *(x for _, _, x in others)], 1)
-            kls.append(p.decoder.kl(loc, log_scale))
-        return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
+    def kl_parts(self) -> tuple[list[Tensor], list[Part]]:
+        loc, log_scale = at_least_float32(self.loc), at_least_float32(self.log_scale)
+        periods = self.decoder.kl_periods
+        own: tuple[list[Tensor], list[Part]] = [], []
+        if periods is None:
+            own[0].append(self.decoder.kl(loc, log_scale))
+        else:
+            own[1].append(Part(loc, log_scale, periods))
+        if self.residual is None:
+            return own
+        kls, parts = self.residual.kl_parts()
+        return own[0] + kls, own[1] + parts
 
     @torch.no_grad()
     def project_(self, weight: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ class MeanFieldPrior(WeightPrior):
 
     unit_energy: float = 1.0
     kl_kind: str = "approximation"
-    is_normal: bool = False  # a KL that depends on loc and std in units of the scale alone, as of N(0, s^2)
+    is_normal: bool = False  # `kl` is that beside N(0, s^2)
     symmetric: bool = True  # log_prob(-w) = log_prob(w); False doubles the cost of the quadrature
     num_scales: int = 1  # how many scales empirical Bayes may learn
 
@@ -78,6 +78,11 @@ class MeanFieldPrior(WeightPrior):
         self.empirical_bayes = bool(empirical_bayes)
         self.num_nodes = check_int("num_nodes", num_nodes)
         self._rule = legendre_rule(self.num_nodes)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kl" in vars(cls) and "is_normal" not in vars(cls):  # a KL of one's own
+            cls.is_normal = False
 
     # --- what a prior gives ----------------------------------------------------------------------
 

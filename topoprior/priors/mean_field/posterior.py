@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,14 +15,11 @@ from topoprior.priors.base import (
     check_weight,
     draw_noise,
     narrow_,
-    normal_kl,
 )
 from topoprior.priors.buffers import digits
 from topoprior.priors.empirical_bayes import BoundedScale
+from topoprior.priors.kl import Part, total
 from topoprior.utils.plain import on_cpu
-
-# Posteriors below this number of weights are worth joining.
-_SMALL = 4096
 
 
 class MeanFieldPosterior(WeightPosterior):
@@ -83,26 +79,13 @@ class MeanFieldPosterior(WeightPosterior):
         return scales.squeeze(0) if self.prior.num_scales == 1 else scales
 
     def kl(self) -> Tensor:
-        return self.prior.kl(at_least_float32(self.loc), at_least_float32(self.log_scale), self.scale())
+        return total(*MeanFieldPosterior.kl_parts(self))
 
-    @classmethod
-    def sum_kl(cls, posteriors: Sequence[WeightPosterior]) -> Tensor:
-        """Small Gaussian ones, such as biases, as one tensor: KL(N(m, s^2) || N(0, p^2)) depends on m / p
-        and s / p alone."""
-        small, kls = [], []
-        for q in posteriors:
-            assert isinstance(q, MeanFieldPosterior)
-            if q.prior.is_normal and q.scale_factors.rho is None and q.loc.numel() < _SMALL:
-                small.append(q)
-            else:
-                kls.append(q.kl())
-        if small:
-            loc = torch.cat([(at_least_float32(q.loc) / q.prior_scale).flatten() for q in small])
-            log_scale = torch.cat(
-                [(at_least_float32(q.log_scale) - math.log(q.prior_scale)).flatten() for q in small]
-            )
-            kls.append(normal_kl(loc, log_scale, 1.0))
-        return torch.stack([kl.to(kls[0]) for kl in kls]).sum() if len(kls) > 1 else kls[0]
+    def kl_parts(self) -> tuple[list[Tensor], list[Part]]:
+        loc, log_scale = at_least_float32(self.loc), at_least_float32(self.log_scale)
+        if self.prior.is_normal and self.scale_factors.rho is None:
+            return [], [Part(loc, log_scale, unit=self.prior_scale)]
+        return [self.prior.kl(loc, log_scale, self.scale())], []
 
     def project_(self, weight: Tensor) -> Tensor:
         check_weight(weight, self.shape)
