@@ -79,7 +79,7 @@ def synchronize(device: torch.device) -> None:
 
 
 class Bench:
-    """Every part of the benchmark: a list of rows."""
+    """Every part of the benchmark: tables, one after the other."""
 
     def __init__(
         self,
@@ -99,9 +99,9 @@ class Bench:
                 if not way.compiled or name in (REFERENCE, OURS[0]):
                     yield name, self.found[name], way
 
-    def training(self) -> Rows:
+    def training(self) -> Iterator[Rows]:
         """A whole step: zero_grad, forward, cross-entropy + KL / N, backward, Adam; and our KL alone."""
-        return [row for batch in self.arguments.batch_sizes for row in self.training_at(batch)]
+        yield from map(self.training_at, self.arguments.batch_sizes)
 
     def training_at(self, batch: int) -> Rows:
         x = torch.randn(batch, 3, 32, 32, device=self.device)
@@ -128,15 +128,13 @@ class Bench:
 
         return step
 
-    def parameters(self) -> Rows:
+    def parameters(self) -> Iterator[Rows]:
         """Numbers of the three convolutions: registered, as an optimizer sees them, and trained, with a gradient."""
-        return [
-            {"measure": "parameters", "layer": name, **count(peer)} for name, peer in self.found.items()
-        ]
+        yield [{"measure": "parameters", "layer": name, **count(peer)} for name, peer in self.found.items()]
 
-    def prediction(self) -> Rows:
+    def prediction(self) -> Iterator[Rows]:
         """32 samples, each library's own way, and 32 passes of the deterministic network."""
-        return [row for batch in self.arguments.prediction_batches for row in self.prediction_at(batch)]
+        yield from map(self.prediction_at, self.arguments.prediction_batches)
 
     def prediction_at(self, batch: int) -> Rows:
         runs: dict[Key, Run] = {}
@@ -155,7 +153,7 @@ class Bench:
                 )
         return compared(self.timed(runs), measure=f"{SAMPLES} predictions", batch=batch)
 
-    def layer(self) -> Rows:
+    def layer(self) -> Iterator[Rows]:
         """512 to 512 channels: sampling + KL against the convolution that follows, each forward and backward."""
         runs: dict[Key, Run] = {}
         for name, peer, way in self.pairs((REFERENCE, *OURS)):
@@ -164,21 +162,21 @@ class Bench:
                 one, x = way.prepared(peer.convolution(CHANNELS, CHANNELS), x)
                 make = convolving if name == REFERENCE else drawing
                 runs[name, way.name] = make(one, x, partial(way.run, device=self.device))
-        return compared(
+        yield compared(
             self.timed(runs), measure="512-512 layer: draw and KL / convolution", batch=LAYER_BATCH
         )
 
-    def memory(self) -> Rows:
-        """Bytes that three training steps of the same layer add to a fresh process, at their peak."""
-        size = (LAYER_BATCH, CHANNELS, MAPS)
+    def memory(self) -> Iterator[Rows]:
+        """Bytes that three training steps of the same layer add to a fresh process, at their peak: the median of a few."""
+        size, base = (LAYER_BATCH, CHANNELS, MAPS), math.nan
+        options = self.arguments.threads, self.arguments.device, self.arguments.processes
         # The compiler itself would be most of what a fresh process allocates.
-        names = [name for name in self.found if name != COMPILED]
-        peaks = {n: peak_memory(n, size, self.arguments.threads, self.arguments.device) for n in names}
-        base = peaks[REFERENCE]
-        return [
-            {"measure": "peak memory", "layer": name, "bytes": peak, "ratio": peak / base}
-            for name, peak in peaks.items()
-        ]
+        for name in [name for name in self.found if name != COMPILED]:
+            peaks = peak_memory(name, size, *options)
+            peak = statistics.median(peaks)
+            base = peak if name == REFERENCE else base
+            about = {"measure": "peak memory", "batch": LAYER_BATCH, "layer": name, "bytes": int(peak)}
+            yield [{**about, "least": min(peaks), "most": max(peaks), "ratio": peak / base}]
 
 
 def convolving(layer: Any, x: torch.Tensor, run: Callable[..., Any]) -> Run:

@@ -6,7 +6,8 @@ Every network runs in float32, in channels last, in bfloat16 autocast and compil
 nn.Conv2d run in the same way, and to its fastest way. All take turns in one process, so that drifts of the machine hit all alike;
 medians are compared. Peers that are not installed (pip install "topoprior[peers]" has them) are named as missing. The network:
 conv3x3 64 - pool - conv3x3 128 - pool - conv3x3 256 - average pool - linear, on 32x32x3 inputs.
-Writes results.json, runs.csv and report.md to --output; parts that --only leaves out stay as they are there. With --device cuda the
+Writes results.json, runs.csv and report.md to --output; tables that a call leaves out (--only, --batch-sizes,
+--prediction-batches) stay as they are there, so that a run can be made in pieces. With --device cuda the
 same on a GPU, compiled networks as CUDA graphs.
 """
 
@@ -55,8 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     bench = Bench(found, variants.available(device, arguments.compiled), arguments, device)
     for part in [part for part in PARTS if part in arguments.only]:
         print(f"{part} ...", flush=True)
-        results[part] = getattr(bench, part)()
-        write(results, arguments.output)  # after each part: an interrupted run has shown something
+        for rows in getattr(bench, part)():
+            results[part] = merged(results.get(part, []), rows)
+            write(results, arguments.output)  # after each table: an interrupted run has shown something
     print(f"{as_markdown(results)}\nwritten to {arguments.output}")
 
 
@@ -67,6 +69,16 @@ def earlier(output: Path, config: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError):
         found = {}
     return found if found.get("config") == config else {"config": config}
+
+
+def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Measures of a batch size are one table, which is measured at once; peak memory is measured network by network."""
+
+    def table(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["measure"], row.get("batch"), row["layer"] if "bytes" in row else None
+
+    new = set(map(table, rows))
+    return [row for row in before if table(row) not in new] + rows
 
 
 def write(results: dict[str, Any], output: Path) -> None:
@@ -91,6 +103,7 @@ def make_parser() -> Parser:
         help="not that of the wall: on a machine that others use, one thread",
     )
     add("--prediction-batches", type=whole, nargs="+", default=[64, 1], metavar="N", help="of predictions")
+    add("--processes", type=whole, default=3, help="whose peak memory is measured, for each network")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, ...")
     add(
         "--no-compiled",
@@ -114,6 +127,7 @@ def configuration(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(arguments.device) if on_gpu else "cpu",
         "machine": platform.machine(),
+        "processor": processor(),
         "cpus": os.cpu_count(),
         "threads": arguments.threads,
         "clock": "processor" if arguments.processor_time else "wall",
@@ -122,6 +136,19 @@ def configuration(arguments: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
     }
+
+
+def processor() -> str:
+    """Its model, and what it computes bfloat16 with (Linux; elsewhere what Python knows)."""
+    try:
+        lines = dict(
+            line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line
+        )
+        found = {name.strip(): value.strip() for name, value in lines.items()}
+        with_bfloat16 = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in found["flags"].split()]
+        return " ".join([found["model name"], *with_bfloat16])
+    except (OSError, KeyError):
+        return platform.processor()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import statistics
 from pathlib import Path
 
 import torch
@@ -14,13 +13,13 @@ from experiments.benchmarks.peers import Peer
 
 def peak_memory(
     name: str, size: tuple[int, int, int], threads: int, device: str, processes: int = 3
-) -> int:
-    """Bytes by which training steps raise the peak memory of a fresh process: the median of a few."""
+) -> list[int]:
+    """Bytes by which training steps raise the peak memory of a fresh process, of each of so many."""
     peaks = []
     for _ in range(processes):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             peaks.append(pool.apply(_in_this_process, (name, size, threads, device)))
-    return int(statistics.median(peaks))
+    return peaks
 
 
 def _in_this_process(name: str, size: tuple[int, int, int], threads: int, device: str) -> int:

@@ -34,11 +34,14 @@ def as_markdown(results: dict[str, Any]) -> str:
         lines += _counts(results["parameters"])
     if "memory" in results:
         cells = [
-            [row["layer"], f"{row['bytes'] / 1e6:.1f} MB", f"{row['ratio']:.2f}"]
+            [
+                row["layer"], f"{row['bytes'] / 1e6:.1f} MB",
+                f"{row['least'] / 1e6:.1f} to {row['most'] / 1e6:.1f}", f"{row['ratio']:.2f}",
+            ]
             for row in results["memory"]
-        ]
+        ]  # fmt: skip
         title = "Peak memory of training the 512-512 layer, above a fresh process"
-        lines += _table(title, ["", "memory", "ratio"], cells)
+        lines += _table(title, ["", "median", "of single processes", "ratio"], cells)
     lines += ["", config, ""]
     if results["config"]["device"] == "cpu":
         lines += ["On a GPU (`--device cuda`): not run."]
