@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found, missing = peers.available(arguments.compiled)
     results = earlier(arguments.output, configuration(arguments))
     results["missing"] = missing
-    bench = Bench(found, variants.available(device, arguments.compiled), arguments, device)
+    ways = [way for way in variants.available(device, arguments.compiled) if way.name in arguments.ways]
+    bench = Bench(found, ways, arguments, device)
     for part in [part for part in PARTS if part in arguments.only]:
         print(f"{part} ...", flush=True)
         for rows in getattr(bench, part)():
@@ -111,6 +112,8 @@ def make_parser() -> Parser:
         action="store_false",
         help="leave out all that torch.compile makes",
     )
+    names = [way.name for way in variants.VARIANTS]
+    add("--ways", nargs="+", choices=names, default=names, help="to run networks, float32 among them")
     add("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these alone")
     parser.add_usual("results/layers-benchmark", log=False)
     return parser
