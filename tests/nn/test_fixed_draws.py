@@ -74,6 +74,31 @@ def test_answers_are_functions_of_the_input() -> None:
     )
 
 
+def test_they_stay_in_evaluation_mode() -> None:
+    frozen, x = tp.freeze_draws(network(), 2), torch.randn(3, 2, 6, 6)
+    first = frozen(x)
+    parent = nn.Sequential(frozen).train()
+    assert torch.equal(parent(x), first)
+    assert not any(module.training for module in frozen.modules())
+
+
+def test_one_of_several_outputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = tp.BayesLinear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"out": self.layer(x), "aux": x}
+
+    x = torch.ones(4, 3)
+    assert tp.freeze_draws(Two(), 5, output="out")(x).shape == (5, 4, 2)
+    with pytest.raises(
+        ValueError, match="expected a tensor, found dict; output= picks one of the keys 'out', 'aux'"
+    ):
+        tp.freeze_draws(Two(), 5)(x)
+
+
 def test_what_is_not_drawn_is_shared() -> None:
     net = network()
     frozen = tp.freeze_draws(net, 3)

@@ -57,6 +57,16 @@ def test_a_draw_under_autocast_is_the_rounded_draw():
         assert double.rsample_for(x.double()).dtype == torch.float64
 
 
+@pytest.mark.parametrize("name", ["klein-3x3", "klein-5x5"])  # by multiply-adds, by matrix products
+def test_gradients_are_not_rounded_where_autocast_is_on(name):
+    posterior = tp.BayesConv2d(5, 7, int(name[-1]), prior=name, bias=False).weight_posterior
+    weight, upstream = posterior.rsample(), torch.randn(posterior.shape)
+    expected = torch.autograd.grad(weight, posterior.loc, upstream, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(weight, posterior.loc, upstream)
+    assert torch.equal(found[0], expected[0])
+
+
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_networks_compute_the_same_in_channels_last(bfloat16):
     net = nn.Sequential(

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from topoprior.nn.base import BayesLayer
+from topoprior.nn.batches import Output, pick
 from topoprior.nn.contexts import bayes_layers
 from topoprior.nn.convert import copied, to_deterministic
 from topoprior.nn.selection import layer_types
 from topoprior.utils.checks import check_int
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class FixedDraws(nn.Module):
     """Networks that share all but what was drawn for each: :func:`freeze_draws` makes one.
 
-    The networks are in ``members``; called, it returns what each of them returns, stacked, (num_samples, batch, ...).
+    The networks are in ``members``; called, it returns what each of them returns, stacked, (num_samples, batch, ...). They stay in
+    evaluation mode: what they answer is to depend on their input alone.
     """
 
-    def __init__(self, members: list[nn.Module]) -> None:
+    def __init__(self, members: list[nn.Module], output: Output = None) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members, self.output = nn.ModuleList(members), output
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return torch.stack([member(*args, **kwargs) for member in self.members])
+        return torch.stack([pick(member(*args, **kwargs), self.output) for member in self.members])
 
 
 @torch.no_grad()
-def freeze_draws(model: nn.Module, num_samples: int = 32) -> FixedDraws:
+def freeze_draws(model: nn.Module, num_samples: int = 32, *, output: Output = None) -> FixedDraws:
     r"""``num_samples`` networks with weights w_s ~ q, drawn now and kept: predictions without drawing.
 
     Every answer then is a function of the input alone, so that a service can repeat and cache it, threads can share it,
@@ -42,6 +51,7 @@ def freeze_draws(model: nn.Module, num_samples: int = 32) -> FixedDraws:
     Args:
         model: with Bayesian layers; it stays as it is.
         num_samples: networks to draw.
+        output: which part of what the model returns, if not a tensor, as in :func:`sample_outputs`.
 
     Returns:
         a module: input (batch, ...) to outputs (num_samples, batch, ...).
@@ -79,7 +89,7 @@ def freeze_draws(model: nn.Module, num_samples: int = 32) -> FixedDraws:
         members.append(
             _laid_out(to_deterministic(member, sample=True, inplace=not isinstance(member, BayesLayer)))
         )
-    return FixedDraws(members).eval()
+    return FixedDraws(members, output)
 
 
 def _laid_out(network: nn.Module) -> nn.Module:

@@ -43,6 +43,7 @@ def draw(loc: Tensor, log_scale: Tensor, noises: Tensor, how: How) -> tuple[Tens
     return (weights.mT if last else weights), steps
 
 
+@without_autocast
 def gradient(grad: Tensor, loc: Tensor, steps: Tensor, how: How) -> tuple[Tensor, Tensor]:
     """Gradients of loc and log_scale, for ``grad`` (S, out, in, k) of the weights."""
     decoder = how.decoder

@@ -87,6 +87,7 @@ def _draw(loc: Tensor, log_scale: Tensor, noises: Tensor, how: How) -> tuple[Ten
     return weights, steps
 
 
+@without_autocast
 def _gradient(grad: Tensor, loc: Tensor, steps: Tensor, how: How) -> tuple[Tensor, Tensor]:
     """Gradients of loc and log_scale, for ``grad`` (S, out, in, k) of the weights."""
     blocks = _blocks(loc, samples=len(steps))
