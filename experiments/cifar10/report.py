@@ -52,13 +52,13 @@ def report(table: pd.DataFrame, _: Path) -> Document:
         (reported["weights"] == "last") & (reported["members"] == 1) & (reported["member"] == 0)
     ]
     page = Document(f"CIFAR-10: {', '.join(reported['dataset'].unique())}")
-    if len(single):
+    if single["n"].nunique() > 1:
         page.picture(
             "sizes.png",
             _sizes(single),
             "Accuracy and NLL at the fitted temperature against the number of images to learn from; means over seeds, 95% intervals.",
         )
-        _announced(page, single)
+    _announced(page, single)
     for place, some in reported.groupby(PLACES):
         with page.folded(f"{_where(place)}: every method"):
             page.text(

@@ -328,13 +328,16 @@ def test_the_script_from_images_to_report(folder, tmp_path, monkeypatch):
     assert reported["cls/Acc"].between(0, 1).all()
     assert set(reported["dataset"]) == {"little"}
     assert not list((output / "unfinished").glob("*"))
-    assert report.main([str(output)]) == 0
-    text = (output / "report.md").read_text()
+    two = tmp_path / "two sizes"
+    two.mkdir()
+    pd.concat([found, found.assign(n=48)]).to_csv(two / "runs.csv", index=False)
+    assert report.main([str(two)]) == 0
+    text = (two / "report.md").read_text()
     assert "| Klein, MAP - nn.Conv2d | narrow, width 4, n = 24 | 2 |" in text
     assert "How the rates were chosen" in text
     assert str(folder.parent) not in text
     assert all(
-        (output / name).stat().st_size < 150_000 for name in ("sizes.png", "forest.png", "corruptions.png")
+        (two / name).stat().st_size < 150_000 for name in ("sizes.png", "forest.png", "corruptions.png")
     )
     monkeypatch.setattr(training.Training, "run", None)  # would fail if a run were made again
     assert command(folder, output, *some) == 0
