@@ -67,7 +67,8 @@ def test_the_table_of_a_converted_network_is_what_the_page_shows(tmp_path, monke
 
 
 def test_links_between_pages_lead_somewhere():
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "experiments" / "results" / "README.md"]:
+    results = sorted((ROOT / "experiments" / "results").rglob("*.md"))
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md", *results]:
         for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", BLOCK.sub("", page.read_text(encoding="utf-8"))):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
 
