@@ -38,6 +38,22 @@ def test_a_short_run(tmp_path, capsys, monkeypatch):
     )
 
 
+def test_a_table_measured_again_takes_the_place_of_its_own():
+    def row(measure, batch, ms, **more):
+        return {"measure": measure, "batch": batch, "layer": "a", "ms": ms, **more}
+
+    before = [
+        row("step", 8, 1),
+        row("step", 64, 2),
+        row("peak", 16, 3, bytes=1),
+        row("peak", 16, 4, bytes=1) | {"layer": "b"},
+    ]
+    found = benchmark_layers.merged(before, [row("step", 8, 5)])
+    assert [r["ms"] for r in found] == [2, 3, 4, 5]
+    found = benchmark_layers.merged(before, [row("peak", 16, 6, bytes=1)])  # of one network
+    assert [r["ms"] for r in found] == [1, 2, 4, 6]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_without_a_gpu_nothing_is_run(tmp_path, capsys):
     benchmark_layers.main(["--device", "cuda", "--output", str(tmp_path / "out")])
