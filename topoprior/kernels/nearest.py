@@ -164,7 +164,7 @@ class _Search:
             of_regions = cosines.amax(1)
             regions: list[Tensor] = []
             while len(regions) < _STARTS:
-                regions.append(of_regions.argmax(-1))
+                regions.append(of_regions.max(-1).indices)  # argmax is slower
                 of_regions = of_regions * self.elsewhere[regions[-1]]
             region = torch.stack(regions, -1)  # (n, starts)
             value, place = cosines.gather(2, region[:, None].expand(-1, size, -1)).max(1)
