@@ -26,7 +26,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or isinstance(action.default, bool) or not action.help:
             return action.help
-        if isinstance(action.default, list):
+        if isinstance(action.default, list | tuple):
             return f"{action.help} (default: {', '.join(map(str, action.default)) or 'none'})"
         return super()._get_help_string(action)
 

@@ -78,13 +78,13 @@ def report(table: pd.DataFrame) -> Document:
     panels = []
     for key, some in places:
         found = {str(e): values.dropna().tolist() for e, values in some.groupby("engine")["distance"]}
-        cells = [Cell(*interval(found[e])) if found.get(e) else None for e in engines]
+        cells = [_drawn(found[e]) if found.get(e) else None for e in engines]
         panels.append(Panel(names[key], "distance, less is nearer", cells))
     labels, shades = [words[e] for e in engines], [colour(e) for e in engines]
     page.picture(
         "forest.png",
         forest(labels, shades, panels, min(2, len(places)), None),
-        "Distance of the predictions from those of the reference, in total variation; of the reference, that of its halves. Means over seeds.",
+        "Distance of the predictions from those of the reference, in total variation; of the reference, that of its halves. Means over seeds, with 95% intervals where there are at least three.",
     )
     beside = pd.DataFrame(
         {
@@ -105,6 +105,12 @@ def report(table: pd.DataFrame) -> Document:
     with page.folded("What the columns are"):
         page.text(_COLUMNS)
     return page
+
+
+def _drawn(values: list[float]) -> Cell:
+    """Two seeds have an interval of 13 standard errors to either side, which says nothing."""
+    mean, half = interval(values)
+    return Cell(mean, half if len(values) > 2 else None)
 
 
 def _of_a_place(some: pd.DataFrame, shown: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
