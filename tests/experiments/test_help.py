@@ -41,7 +41,8 @@ def test_every_option_says_its_default(name, monkeypatch):
             where = f"{parser.prog} {'/'.join(action.option_strings)}: {said!r}"
             assert "(default: None)" not in said, where
             written = said.rpartition("default")[2]
-            assert "[" not in written and "('" not in written, f"{where}: Python's own writing"
+            for mark in ("[", "('"):
+                assert mark not in written, f"{where}: Python's own writing"
             takes_a_value = action.option_strings and action.nargs != 0
             if takes_a_value and not action.required:
                 assert "default" in said or "without it" in said, where
