@@ -134,7 +134,7 @@ _COLUMNS = (
     "r-hat over the predicted probabilities of 50 unseen images; ESS: the median effective number of draws of the same numbers. Processor "
     "seconds: of training or sampling on one core, without the predictions. Distance to the reference: total variation between the "
     "predicted classes, mean over the unseen images, from 0 to 1; in the line of the reference itself: between the first and the last "
-    "two of its chains, so about the distance at which its own noise ends what can be told."
+    "two of its chains: its own noise, the mean of all four, is about half of that."
 )
 
 

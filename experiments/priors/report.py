@@ -142,7 +142,7 @@ def _introduction(document: Document, results: pd.DataFrame) -> None:
         if len(kl):
             document.text(
                 f"KL / image, in nats over the number of training images, is {kl.min():.2f} to {kl.max():.2f} (medians over seeds). "
-                f"Weights left at the prior would cost about ln 10 = {LN10:.2f} an image where there are ten classes: a posterior far "
+                f"A constant prediction loses ln 10 = {LN10:.2f} an image where there are ten classes: a posterior far "
                 "above that is one of a stopped optimizer."
             )
 

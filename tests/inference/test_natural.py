@@ -1,4 +1,4 @@
-"""Natural-gradient VI: exact optima of conjugate models, units, and steps beside Adam's."""
+"""Natural-gradient VI: exact optima of conjugate models, units."""
 
 from __future__ import annotations
 

@@ -81,6 +81,8 @@ def test_without_examples_that_tell_anything_the_prior(data: tuple[Tensor, Tenso
         net, (x, y), log_likelihood=lambda out, y: 0 * out.sum(), num_chains=1, num_samples=2, warmup=40,
         thinning=20, progress=False,
     )  # fmt: skip
+    first, last = samples.parameters["0.weight_posterior.z"][0]
+    assert (tp.KleinBottle().distance(first, last).flatten() > 0.01).double().mean() > 0.9  # it has moved
     for s in range(2):
         z = samples.parameters["0.weight_posterior.z"][0, s].flatten(0, 1)
         u, v = tp.KleinBottle().project(z).unbind(-1)

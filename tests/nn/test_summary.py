@@ -35,7 +35,7 @@ def net_of_kl(kl):
 @pytest.mark.parametrize(
     ("kl", "word"),
     [
-        (200.0, "low enough for a posterior"),
+        (200.0, "as low as a posterior's"),
         (300.0, "train on"),
         (5000.0, "far from a posterior: not converged"),
     ],

@@ -88,9 +88,9 @@ class ModelSummary:
     def verdict(self) -> str:
         """What KL / N says, "" without ``num_data`` or where all is a point.
 
-        The prior as posterior costs an example at most ln C by a constant prediction of C classes. So a
-        posterior that is better than its prior has KL / N at most ln C; far above it, training was stopped early and
-        the stds are a noise level that was set by the start.
+        The posterior's own KL / N is at most -log p(data) / N, and a constant prediction of C classes loses ln C. So where a model
+        says more than a constant, its posterior has KL / N below ln C; far above it, training was stopped early and the stds are
+        a noise level that was set by the start. Below it is necessary, and not sufficient.
         """
         cost = self.kl_per_example
         if cost is None or not any(row.divergence is not None for row in self.rows):
@@ -100,9 +100,9 @@ class ModelSummary:
             bound = math.log(self.num_classes)
             lines[0] += f", ln {self.num_classes} = {bound:.3g}: "
             if cost <= bound:
-                lines[0] += "low enough for a posterior"
+                lines[0] += "as low as a posterior's, which alone does not make it one"
             elif cost <= _FAR * bound:
-                lines[0] += "a posterior better than its prior has less; train on"
+                lines[0] += "a posterior that says more than a constant prediction has less; train on"
             else:
                 lines[0] += "far from a posterior: not converged, stds are those of the start"
         if self.fallen:

@@ -29,9 +29,9 @@ def objections(cost: float, fallen: Sequence[str], num_classes: int | None) -> l
     found = []
     if num_classes is not None and cost > math.log(num_classes):
         found.append(
-            f"model: KL / N is {cost:,.3g} nats, above ln {num_classes} = {math.log(num_classes):.3g}, what the "
-            "prior itself would cost: this is no posterior, its stds are a level of noise; train on, or draw from the "
-            "posterior with sample_posterior"
+            f"model: KL / N is {cost:,.3g} nats, above ln {num_classes} = {math.log(num_classes):.3g}, the loss of "
+            "a constant prediction: this is no posterior, its stds are a level of noise; draw from the posterior with "
+            "sample_posterior, or train on"
         )
     if fallen:
         found.append(
