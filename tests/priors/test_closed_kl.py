@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.distributions import Normal, kl_divergence
 
 import topoprior as tp
 from topoprior.distributions.kappa import kappa_series
-from topoprior.priors.kl import Part, normal_kl, total
+from topoprior.priors.kl import Part, latent_kl, normal_kl, total
 
 PERIODS = (2.0, 1.0)
 
@@ -54,6 +55,51 @@ def test_gradients_are_the_numerical_ones():
 
     assert torch.autograd.gradcheck(kl, tensors)
     assert torch.autograd.gradgradcheck(kl, tensors)
+
+
+def leaves(*shapes):
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def test_gradients_of_a_tensor_of_two_parts():
+    """Its gradient is the same number, whether or not it is to be differentiated again."""
+    loc, log_scale = leaves((3, 2), (3, 2))
+    for again in (False, True):
+        kl = total([], [Part(loc, log_scale), Part(loc, log_scale, unit=2.0)])
+        found = torch.autograd.grad(kl, loc, create_graph=again)[0]
+        torch.testing.assert_close(found, loc * (1 + 1 / 4))
+
+
+def test_second_derivatives_where_others_are_fixed():
+    loc, log_scale = leaves((4, 2), (4, 2))
+    hessian = torch.autograd.functional.hessian(
+        lambda m: total([], [Part(m, log_scale.detach(), PERIODS)]), loc.detach()
+    )
+    expected = torch.diag(torch.tensor([0.0] * 4 + [1.0] * 4, dtype=torch.float64))
+    torch.testing.assert_close(hessian.reshape(8, 8), expected)
+
+
+def test_several_gradients_at_once_and_forward_mode():
+    loc, log_scale = (t.detach() for t in leaves((4, 2), (4, 2)))
+
+    def kl(log_scale):
+        return total([], [Part(loc, log_scale, PERIODS)]) * torch.arange(1.0, 3.0, dtype=torch.float64)
+
+    expected = torch.autograd.functional.jacobian(kl, log_scale)
+    found = torch.autograd.functional.jacobian(kl, log_scale, vectorize=True)
+    torch.testing.assert_close(found, expected)
+    with forward_ad.dual_level():
+        dual = kl(forward_ad.make_dual(log_scale, torch.ones_like(log_scale)))
+        tangent = forward_ad.unpack_dual(dual).tangent
+    torch.testing.assert_close(tangent, expected.sum((1, 2)))
+
+
+def test_one_kernel_without_channels():
+    loc, log_scale = leaves(4, 4)
+    wide = log_scale.detach().clamp(min=-1).requires_grad_()
+    expected = total([], [Part(loc[:, None], wide[:, None], PERIODS)])
+    torch.testing.assert_close(latent_kl(loc, wide, PERIODS), expected)
+    assert torch.autograd.gradcheck(lambda m, s: latent_kl(m, s, PERIODS), (loc, wide))
 
 
 def test_in_single_precision_and_of_two_dtypes():
@@ -108,3 +154,27 @@ def test_a_kl_of_ones_own_counts():
     loc, log_scale = other.weight_posterior.loc, other.weight_posterior.log_scale
     expected = 0.5 * normal_kl(loc, log_scale, other.weight_posterior.prior_scale)
     torch.testing.assert_close(tp.kl_divergence(torch.nn.Sequential(other)), expected)
+
+
+def test_a_kl_of_a_mixin_or_a_decoder_counts():
+    class Doubled:
+        def kl(self, *args):
+            return 2 * super().kl(*args)
+
+    class Posterior(Doubled, tp.MeanFieldPosterior):
+        pass
+
+    class Prior(Doubled, tp.Gaussian):
+        pass
+
+    posterior = tp.Gaussian().posterior((3, 2))
+    for other in (Posterior(tp.Gaussian(), (3, 2)), Prior().posterior((3, 2))):
+        other.loc.data, other.log_scale.data = posterior.loc.data, posterior.log_scale.data
+        torch.testing.assert_close(type(other).sum_kl([other, posterior]), 3 * posterior.kl())
+
+    layer = tp.BayesConv2d(2, 3, 3, prior="klein-3x3", bias=False)
+    once, decoder = tp.kl_divergence(layer), layer.weight_posterior.decoder
+    kind = type("Decoder", (Doubled, type(decoder)), {})
+    layer.weight_posterior.decoder = kind.__new__(kind)
+    vars(layer.weight_posterior.decoder).update(vars(decoder))
+    torch.testing.assert_close(tp.kl_divergence(layer), 2 * once)

@@ -72,9 +72,7 @@ class WeightPosterior(KnownBuffers, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "kl" in vars(cls) and "kl_parts" not in vars(
-            cls
-        ):  # those of the class above are no longer its KL
+        if overrides(cls, "kl", "kl_parts"):  # those of the class above are no longer its KL
             cls.kl_parts = WeightPosterior.kl_parts  # type: ignore[method-assign]
 
     @abstractmethod
@@ -175,6 +173,12 @@ def narrow_(log_scale: Tensor, std: float, unit: float = 1.0) -> None:
     std = check_positive("std", std)
     if unit > 0:
         log_scale.clamp_(max=math.log(std / unit))
+
+
+def overrides(cls: type, name: str, other: str) -> bool:
+    """Whether ``name`` is of a class that ``cls`` looks at, as a subclass or a mixin, before that of ``other``."""
+    first = next(c for c in cls.__mro__ if name in vars(c) or other in vars(c))
+    return other not in vars(first)
 
 
 def check_weight(weight: Tensor, shape: Shape) -> None:

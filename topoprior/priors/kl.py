@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from topoprior.distributions.kappa import NARROW, kappa, kappa_and_slope
 from topoprior.utils.tracing import values_known
@@ -41,7 +42,9 @@ def total(kls: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
     found = list(kls)
     tensors = [tensor for part in parts for tensor in part[:2]]
     # By hand on a CPU. Elsewhere, reading a value would wait for the device.
-    if parts and values_known(*tensors) and all(t.device.type == "cpu" for t in tensors):
+    known = values_known(*tensors) and all(t.device.type == "cpu" for t in tensors)
+    # Derivatives in forward mode are not written.
+    if parts and known and forward_ad._current_level < 0:
         found.append(_Closed.apply([part[2:] for part in parts], *tensors))
     else:
         found += map(_plainly, parts)
@@ -82,13 +85,16 @@ class _Closed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parts = _parts(ctx.kinds, ctx.saved_tensors)
-        if torch.is_grad_enabled():  # to be differentiated again: as functions of the parameters
+        tensors = ctx.saved_tensors
+        # To be differentiated again, as functions of the parameters; or of several sums at once.
+        if torch.is_grad_enabled() or not values_known(grad):
             with torch.enable_grad():
-                value = torch.stack([_plainly(part).to(grad) for part in parts]).sum()
-                slopes = torch.autograd.grad(value, ctx.saved_tensors, create_graph=True)
-            return None, *(slope * grad.to(slope) for slope in slopes)
-        pairs = zip(parts, ctx.widest, strict=True)
+                own = [t.view_as(t) for t in tensors]  # a tensor may be in several parts
+                value = torch.stack([_plainly(part).to(grad) for part in _parts(ctx.kinds, own)]).sum()
+                wanted = [t for t in own if t.requires_grad]
+                slopes = iter(torch.autograd.grad(value, wanted, create_graph=True))
+            return None, *(grad.to(t) * next(slopes) if t.requires_grad else None for t in own)
+        pairs = zip(_parts(ctx.kinds, tensors), ctx.widest, strict=True)
         return None, *(of for part, widest in pairs for of in _gradient(part, widest, grad))
 
 
@@ -133,7 +139,7 @@ def _gradient(part: Part, widest: Sequence[float], grad: Tensor) -> tuple[Tensor
 def _widest(part: Part) -> list[float]:
     """The largest log s of every row of latents."""
     latents = part.log_scale[: len(part.periods)]
-    return latents.flatten(1).amax(1).tolist() if latents.numel() else []
+    return latents.reshape(len(latents), -1).amax(1).tolist() if latents.numel() else []
 
 
 def _wide(part: Part, widest: Sequence[float]) -> Iterator[tuple[int, Tensor, Tensor]]:

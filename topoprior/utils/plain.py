@@ -73,8 +73,9 @@ def on_cpu(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
     @functools.wraps(function)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        # Inside a context every operation costs microseconds more; which device it is cannot be asked in traced code.
-        if not torch.compiler.is_compiling() and torch.get_default_device().type == "cpu":
+        # Inside a context every operation costs microseconds more, and default devices are contexts. Traced code cannot ask for
+        # them; torch.get_default_device would ask the device for its index, which needs a driver, and fails in forked processes.
+        if not torch.compiler.is_compiling() and torch._C._len_torch_function_stack() == 0:
             return function(*args, **kwargs)
         with torch.device("cpu"):
             return function(*args, **kwargs)

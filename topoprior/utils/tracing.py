@@ -11,7 +11,8 @@ def values_known(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return not any(wrapped(t) or t.is_meta for t in tensors)
+    batched = torch._C._functorch.is_legacy_batchedtensor  # several gradients at once, of torch.autograd
+    return not any(wrapped(t) or t.is_meta or batched(t) for t in tensors)
 
 
 def is_known_false(mask: Tensor) -> bool:

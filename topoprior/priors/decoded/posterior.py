@@ -191,7 +191,8 @@ class DecoderPosterior(WeightPosterior):
 
     def kl_parts(self) -> tuple[list[Tensor], list[Part]]:
         loc, log_scale = at_least_float32(self.loc), at_least_float32(self.log_scale)
-        periods = self.decoder.kl_periods
+        # A decoder with a KL of its own has no part in closed form.
+        periods = self.decoder.kl_periods if type(self.decoder).kl is KernelDecoder.kl else None
         own: tuple[list[Tensor], list[Part]] = [], []
         if periods is None:
             own[0].append(self.decoder.kl(loc, log_scale))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from topoprior.priors.base import HE_GAIN, Shape, WeightPrior, at_least_float32, normal_kl
+from topoprior.priors.base import HE_GAIN, Shape, WeightPrior, at_least_float32, normal_kl, overrides
 from topoprior.priors.coordinates import Coordinates, Law, ScaledCoordinates, StandardNormal
 from topoprior.priors.mean_field.expectation import expectation, legendre_rule
 from topoprior.priors.mean_field.posterior import MeanFieldPosterior
@@ -81,7 +81,7 @@ class MeanFieldPrior(WeightPrior):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "kl" in vars(cls) and "is_normal" not in vars(cls):  # a KL of one's own
+        if overrides(cls, "kl", "is_normal"):  # a KL of one's own
             cls.is_normal = False
 
     # --- what a prior gives ----------------------------------------------------------------------
