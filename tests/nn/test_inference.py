@@ -130,7 +130,7 @@ def test_predict_leaves_no_trace():
     assert not tp.predict(net, x, 4).requires_grad
     assert state() == before
     assert torch.equal(net[1].running_mean, statistics)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="expected an input of size 3 in dimension 1"):
         tp.predict(net, x[:, :2], 4)
     assert state() == before
 

@@ -15,9 +15,9 @@ import topoprior as tp
 from tests.nn.test_torch_features import make_net, seeded
 
 
-@pytest.fixture(params=["klein-3x3", "gaussian"])
+@pytest.fixture(params=[("klein-3x3",), ("gaussian",), ("klein-3x3", "delta")], ids="-".join)
 def net(request):
-    return make_net(request.param)
+    return make_net(*request.param)
 
 
 @pytest.fixture
@@ -57,10 +57,13 @@ def _gradients_in_a_process(rank, net, x, y, folder, sharded):
         dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("posterior", ["mean-field", "delta"])
 @pytest.mark.parametrize("sharded", [False, True], ids=["DistributedDataParallel", "FSDP2"])
-def test_two_processes_have_the_gradients_of_one(batch, tmp_path, sharded):
+def test_two_processes_have_the_gradients_of_one(batch, tmp_path, sharded, posterior):
     """Over gloo, half of the batch a rank; the KL counts once, not twice. Predictions are those of one process, too."""
-    net = nn.Sequential(*make_net("klein-3x3"), nn.ReLU(), tp.BayesLinear(4, 4))
+    net = nn.Sequential(
+        *make_net("klein-3x3", posterior), nn.ReLU(), tp.BayesLinear(4, 4, posterior=posterior)
+    )
     arguments = copy.deepcopy(net), *batch, tmp_path, sharded
     torch.multiprocessing.spawn(_gradients_in_a_process, arguments, nprocs=2)
     x, y = batch

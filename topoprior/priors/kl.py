@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from topoprior.distributions.kappa import NARROW, kappa, kappa_and_slope
-from topoprior.utils.tracing import values_known
+from topoprior.utils.tracing import functions_work, values_known
 
 _ENTROPY = 0.5 * math.log(2 * math.pi * math.e)  # of the standard normal
 
@@ -42,7 +42,7 @@ def total(kls: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
     found = list(kls)
     tensors = [tensor for part in parts for tensor in part[:2]]
     # By hand on a CPU. Elsewhere, reading a value would wait for the device.
-    known = values_known(*tensors) and all(t.device.type == "cpu" for t in tensors)
+    known = functions_work(*tensors) and all(t.device.type == "cpu" for t in tensors)
     # Derivatives in forward mode are not written.
     if parts and known and forward_ad._current_level < 0:
         found.append(_Closed.apply([part[2:] for part in parts], *tensors))

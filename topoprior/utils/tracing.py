@@ -15,6 +15,12 @@ def values_known(*tensors: Tensor) -> bool:
     return not any(wrapped(t) or t.is_meta or batched(t) for t in tensors)
 
 
+def functions_work(*tensors: Tensor) -> bool:
+    """Whether an `autograd.Function` without rules for torch.func can be used: its values are known and no transform is
+    under way, of whatever tensors."""
+    return values_known(*tensors) and torch._C._functorch.maybe_current_level() is None
+
+
 def is_known_false(mask: Tensor) -> bool:
     """Whether no entry is true; False where values cannot be looked at."""
     return values_known(mask) and not bool(mask.any())

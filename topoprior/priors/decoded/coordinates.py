@@ -14,7 +14,7 @@ from topoprior.priors.coordinates import Coordinates, Part, Shape
 from topoprior.priors.decoded.decoder import KernelDecoder, Scales
 from topoprior.priors.decoded.point import DecodePoint
 from topoprior.utils.precision import at_least_float32
-from topoprior.utils.tracing import values_known
+from topoprior.utils.tracing import functions_work
 
 _SMALL = 2**18  # numbers: below, copying them costs less than the operations it saves
 
@@ -82,7 +82,7 @@ class DecodedCoordinates(Coordinates):
 
     def _decoded(self, z: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
         known, pixels = self.get_buffer(self._known_name), self.decoder.pixels
-        if pixels is not None and values_known(z, alpha, beta) and not torch.jit.is_tracing():
+        if pixels is not None and functions_work(z, alpha, beta) and not torch.jit.is_tracing():
             return DecodePoint.apply(z, alpha, beta, pixels.waves, known)
         return self.decoder.weights(z, alpha, beta, known)
 
