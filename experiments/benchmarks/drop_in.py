@@ -35,10 +35,19 @@ from experiments.benchmarks.recipes import NETWORKS, RECIPES, make_optimizer
 from experiments.benchmarks.swapped import LAYERS, Swapped, make
 from experiments.benchmarks.tasks import TASKS, Classes
 from experiments.common import data as datasets
-from experiments.common.options import Parser, check_known, check_writable, names, say, seed_list, whole
+from experiments.common.options import (
+    Parser,
+    add_earlier,
+    check_known,
+    check_writable,
+    names,
+    say,
+    seed_list,
+    whole,
+)
 from experiments.common.progress import bar
 from experiments.common.store import Store, digest, tensor_bytes
-from experiments.common.tables import same
+from experiments.common.tables import read_runs, same
 
 SAMPLES = 16
 NORM_DATA = 256  # training images that the statistics of a draw are made from
@@ -60,18 +69,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--test-size", type=whole, default=500, help="test images, chosen by the seed")
     add("--seeds", default="3", help="how many from --seed on, or a list such as 0,1,2")
     add("--report", action="store_true", help="train nothing: a report of all finished runs")
-    add(
-        "--earlier",
-        type=Path,
-        metavar="FILE",
-        help="a runs.csv whose runs count as finished; without it none",
-    )
+    add_earlier(parser)
     parser.add_usual("results/drop-in")
     arguments = parser.parse_args(argv)
     store = Store(arguments.output / "runs")
     with parser.ending(arguments.output) as ending:
         check_writable(arguments.output)
-        earlier = pd.read_csv(arguments.earlier) if arguments.earlier else pd.DataFrame()
+        earlier = read_runs(arguments.earlier)
         if not arguments.report:
             train_all(arguments, store, earlier)
     if ending.status:

@@ -13,14 +13,13 @@ import pandas as pd
 
 from experiments.cifar10.corruptions import KINDS, SEVERITIES
 from experiments.cifar10.methods import METHODS
-from experiments.cifar10.table import read as read_rows
 from experiments.common.document import Document
 from experiments.common.forest import Cell, Panel, forest
 from experiments.common.options import report_again
 from experiments.common.palette import colour
 from experiments.common.pictures import png
 from experiments.common.statistics import holm, interval
-from experiments.common.tables import differences, signed
+from experiments.common.tables import differences, read_runs, signed
 
 PLACES = ["network", "width", "n"]
 #: First minus second: the announced comparisons.
@@ -40,7 +39,7 @@ _CANDIDATE = ["lr", "latent_lr", "weight_decay", "temperature"]
 
 
 def read(path: Path) -> pd.DataFrame:
-    table = read_rows(path)
+    table = read_runs(path)
     table["core minutes"] = table["core seconds"] / 60
     return table.assign(**{m: table.get(m) for m in _COLUMNS})  # a measure that no run has is empty
 

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from experiments.cifar10 import images as sets
@@ -43,6 +42,7 @@ from experiments.common import data as datasets
 from experiments.common.engine import Pool, compute
 from experiments.common.options import (
     Parser,
+    add_earlier,
     check_known,
     check_writable,
     named_folder,
@@ -55,7 +55,7 @@ from experiments.common.options import (
     write_config,
 )
 from experiments.common.store import Store
-from experiments.common.tables import same
+from experiments.common.tables import read_runs, same
 
 EFFORT = 1000  # images are seen for every root of an image to learn from: 45 passes at 500, 14 at 5,000, 5 at 45,000
 SELECTION = {"n": 500, "seed": 100}  # where rates are chosen
@@ -201,12 +201,7 @@ def make_parser() -> Parser:
     )
     model.add_argument("--select", action="store_true", help="run the candidates of the rates instead")
     model.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument(
-        "--earlier",
-        type=Path,
-        metavar="FILE",
-        help="a runs.csv whose runs count as finished; without it none",
-    )
+    add_earlier(parser)
     Pool.add_options(parser)
     parser.add_usual("results/cifar10")
     return parser
@@ -220,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_known(args.methods, METHODS, "--methods")
         check_known([args.network], NETWORKS, "--network")
         check_writable(args.output)
-        earlier = table.read(args.earlier) if args.earlier else pd.DataFrame()
+        earlier = read_runs(args.earlier)
         images = sets.read(args.dataset[1], args.data_dir, args.corrupted)
         wanted = list(configs(args, images))
         write_config(args, chosen=dict(CHOSEN))

@@ -72,11 +72,6 @@ def _ensemble(files: Iterable[Mapping[str, np.ndarray]], weights: str, images: I
     return judge(mean("test"), torch.from_numpy(images.test[1]), temperature)
 
 
-def read(path: Path) -> pd.DataFrame:
-    """A runs.csv; digests stay words."""
-    return pd.read_csv(path, dtype={"data": str})
-
-
 def write(store: Store, output: Path, images: Images, earlier: pd.DataFrame) -> Path:
     """runs.csv: a row a network and kind of weights, then those of ensembles, then those of ``earlier`` that are not there yet."""
     found = pd.DataFrame([*rows(store), *ensembles(store, output / "logits", images)])

@@ -175,6 +175,12 @@ def wholes(text: str) -> list[int]:
     return [whole(part.strip()) for part in text.split(",")]
 
 
+def add_earlier(group: argparse._ActionsContainer) -> None:
+    """The option --earlier, which `experiments.common.tables.read_runs` reads."""
+    words = "a runs.csv whose runs count as finished; without it none"
+    group.add_argument("--earlier", type=Path, metavar="FILE", help=words)
+
+
 def check_known(found: Iterable[str], known: Iterable[str], option: str) -> None:
     """Raises ValueError for a name that is not known."""
     for name in found:

@@ -54,6 +54,26 @@ def same(table: pd.DataFrame, config: Mapping[str, Any]) -> pd.Series:
     return agree
 
 
+def read_runs(path: Path | None) -> pd.DataFrame:
+    """A runs.csv to go on from, whose digests stay words: one may look like a number. Nothing where there is no ``path``.
+
+    Raises:
+        ValueError: no such file.
+    """
+    if path is None:
+        return pd.DataFrame()
+    if not path.is_file():
+        raise ValueError(f"--earlier {path}: no such file")
+    return pd.read_csv(path, dtype={"data": str})
+
+
+def without(table: pd.DataFrame, configs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The rows that are runs of none of these configurations, as :func:`same` has it."""
+    for config in configs:
+        table = table[~same(table, config)]
+    return table
+
+
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, table.to_csv(index=False).encode("utf-8", "backslashreplace"))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import topoprior as tp
 from experiments.common.store import Run
-from experiments.common.tables import same
+from experiments.common.tables import read_runs, same, without
 from experiments.posteriors import converge
 from experiments.posteriors.methods import total_variation
 from experiments.posteriors.setting import judge
@@ -110,9 +110,8 @@ def _column(results: Iterable[Mapping[str, Any]], name: str) -> Tensor:
 def with_earlier(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """With the rows of an earlier report, where there is one: those whose cell the table does not have."""
     if path.is_file():
-        earlier = pd.read_csv(path)
-        made = {_key(row) for row in table.to_dict("records")}
-        table = pd.concat([earlier[[_key(row) not in made for row in earlier.to_dict("records")]], table])
+        made = table.reindex(columns=_CELL).to_dict("records")
+        table = pd.concat([without(read_runs(path), made), table])
     if len(table):
         table = table.sort_values(["dataset", "n", "seed", "prior"], kind="stable", ignore_index=True)
     return table

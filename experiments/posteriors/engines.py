@@ -29,6 +29,7 @@ from experiments.common import data as datasets
 from experiments.common.engine import Pool, compute
 from experiments.common.options import (
     Parser,
+    add_earlier,
     check_known,
     names,
     positive,
@@ -37,7 +38,7 @@ from experiments.common.options import (
     write_config,
 )
 from experiments.common.store import Store, digest, tensor_bytes
-from experiments.common.tables import same
+from experiments.common.tables import read_runs, same
 from experiments.posteriors import engines_report, methods
 from experiments.posteriors.controls import PRIORS
 from experiments.posteriors.engine_settings import ENGINES, REFERENCE, shortened
@@ -88,11 +89,10 @@ def foreign_images(name: str, images: Images, args: Any, seed: int) -> Tensor:
     return (found - learned.mean()) / learned.std().clamp_min(1e-6)
 
 
-def runs(args: Any) -> Iterator[Run]:
-    """Seed by seed, set by set; the reference first, then the others, each with all priors. Without those of --earlier; but what is
+def runs(args: Any, earlier: pd.DataFrame) -> Iterator[Run]:
+    """Seed by seed, set by set; the reference first, then the others, each with all priors. Without those of ``earlier``; but what is
     judged by a reference wants its predictions, which are not there."""
     store = Store(args.output / "runs")
-    earlier = pd.read_csv(args.earlier) if args.earlier else pd.DataFrame()
     for seed, name in product(seed_list(args.seeds, 0), args.datasets):
         images = split(name, args.data_dir, size=args.size, n=args.n, test=args.test, seed=seed)
         foreign = foreign_images(name, images, args, seed)
@@ -145,15 +145,11 @@ def make_parser() -> Parser:
         help="channels of the first convolution; the second has twice as many",
     )
     add("--last-gain", type=positive, default=4.0, help="of the last layer's Gaussian prior")
-    add = parser.add_argument_group("which runs").add_argument
+    runs_group = parser.add_argument_group("which runs")
+    add = runs_group.add_argument
     add("--engines", type=names, default=",".join(ENGINES), help="some of them")
     add("--seeds", default="3", help="a count, or a list: of the images to learn from, starts and noise")
-    add(
-        "--earlier",
-        type=Path,
-        metavar="FILE",
-        help="a runs.csv whose runs count as finished; without it none",
-    )
+    add_earlier(runs_group)
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
     parser.add_argument("--output", type=Path, default=Path("results/engines"), help="folder of the runs")
     parser.add_argument(
@@ -174,11 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_known(args.priors, PRIORS, "--priors")
             if args.size < 8:
                 raise ValueError(f"--size {args.size}: give at least 8, the network halves it twice")
-            if args.earlier is not None and not args.earlier.is_file():
-                raise ValueError(f"--earlier {args.earlier}: no such file")
+            earlier = read_runs(args.earlier)
             args.output.mkdir(parents=True, exist_ok=True)
             write_config(args, engines={name: row.settings for name, row in ENGINES.items()})
-            return 1 if compute(list(runs(args)), run_one, store, Pool.of(args), tell) else 0
+            return 1 if compute(list(runs(args, earlier)), run_one, store, Pool.of(args), tell) else 0
         print(engines_report.write(store, args.report))
     return ending.status
 

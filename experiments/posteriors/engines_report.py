@@ -13,7 +13,7 @@ from experiments.common.forest import Cell, Panel, forest
 from experiments.common.palette import colour
 from experiments.common.statistics import interval
 from experiments.common.store import Run, Store
-from experiments.common.tables import as_rows, frame, same, write_csv
+from experiments.common.tables import as_rows, frame, read_runs, without, write_csv
 from experiments.posteriors.engine_settings import ENGINES, REFERENCE
 from experiments.posteriors.methods import total_variation
 
@@ -33,11 +33,8 @@ def write(store: Store, folder: Path) -> Path:
     runs, path = list(store), folder / "runs.csv"
     table = with_distances(runs) if runs else pd.DataFrame()
     if path.is_file():
-        earlier = pd.read_csv(path)
-        made = pd.Series(False, index=earlier.index)
-        for run in runs:
-            made |= same(earlier, run.config)
-        table = pd.concat([earlier[~made], table], ignore_index=True)
+        earlier = without(read_runs(path), (run.config for run in runs))
+        table = pd.concat([earlier, table], ignore_index=True)
     if not len(table):
         raise ValueError(f"--output {store.folder.parent}: no runs there yet")
     write_csv(path, table)

@@ -31,6 +31,7 @@ from experiments.common import data as datasets
 from experiments.common.engine import Pool, compute
 from experiments.common.options import (
     Parser,
+    add_earlier,
     check_known,
     names,
     positive,
@@ -41,6 +42,7 @@ from experiments.common.options import (
     write_config,
 )
 from experiments.common.store import Store, digest, tensor_bytes
+from experiments.common.tables import read_runs
 from experiments.posteriors import converge, priors_report
 from experiments.posteriors.cells import agree, has
 from experiments.posteriors.controls import PRIORS
@@ -122,9 +124,8 @@ class Data:
         return self.read[key]
 
 
-def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Split by split, size by size, set by set, all priors side by side; without those of --earlier."""
-    earlier = pd.read_csv(args.earlier) if args.earlier else pd.DataFrame()
+def cells(args: argparse.Namespace, earlier: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Split by split, size by size, set by set, all priors side by side; without those of ``earlier``."""
     seeds = [_SELECTION] if args.select else seed_list(args.seeds, 0)
     for seed, n, name in product(seeds, args.n, args.datasets):
         for gain, prior in product(GAINS if args.select else [args.last_gain], args.priors):
@@ -150,9 +151,10 @@ def settings(args: argparse.Namespace, count: int) -> dict[str, Any] | None:
     }
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, earlier: pd.DataFrame) -> int:
     """All chains that there are not, and more of what does not agree; how many failed."""
-    store, data, left, failed, count = Store(args.output / "runs"), Data(args), list(cells(args)), 0, 0
+    store, data, left = Store(args.output / "runs"), Data(args), list(cells(args, earlier))
+    failed = count = 0
     while left and (chosen := settings(args, count)):
         say(f"round {count + 1}: {len(left)} cells, {chosen['num_samples']} draws a chain")
         tasks: list[list[Chain]] = []
@@ -214,7 +216,8 @@ def make_parser() -> Parser:
         help="channels of the first convolution; the second has twice as many",
     )
     add("--last-gain", type=positive, default=4.0, help="of the last layer's Gaussian prior")
-    add = parser.add_argument_group("runs").add_argument
+    runs_group = parser.add_argument_group("runs")
+    add = runs_group.add_argument
     add("--seeds", default="5", help="splits: a count, or a list; images to learn from, starts and noise")
     add("--chains", type=whole, default=4, help="of every cell, at least 2")
     add(
@@ -223,12 +226,7 @@ def make_parser() -> Parser:
         default=7000,
         help="gradients of a chain, where its cell does not converge before",
     )
-    add(
-        "--earlier",
-        type=Path,
-        metavar="FILE",
-        help="a runs.csv whose cells count as finished; without it none",
-    )
+    add_earlier(runs_group)
     add("--select", action="store_true", help="run the candidates of the last layer's gain instead")
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
     parser.add_argument("--output", type=Path, default=Path("results/posterior"), help="folder of the runs")
@@ -254,11 +252,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(
                 f"--chains {args.chains}: give at least 2, whether they agree is what is asked"
             )
-        if args.earlier is not None and not args.earlier.is_file():
-            raise ValueError(f"--earlier {args.earlier}: no such file")
+        earlier = read_runs(args.earlier)
         args.output.mkdir(parents=True, exist_ok=True)
         write_config(args, chain=converge.CHAIN, short=SHORT, gains=GAINS)
-        return 1 if run(args) else 0
+        return 1 if run(args, earlier) else 0
     return ending.status
 
 

@@ -26,6 +26,7 @@ from experiments.cifar10 import (
 )
 from experiments.common.data import ImageData
 from experiments.common.store import Store
+from experiments.common.tables import read_runs  # noqa: E402
 from tests.experiments.priors.test_data import write_image
 
 
@@ -365,11 +366,11 @@ def test_a_run_takes_the_place_of_an_earlier_row(folder, tmp_path):
     """An earlier row of another seed stays, one of the same run is not there twice."""
     output, some = tmp_path / "out", ["--methods", "nn.Conv2d"]
     assert command(folder, output, *some, "--seeds", "1") == 0
-    rows = table.read(output / "runs.csv")
+    rows = read_runs(output / "runs.csv")
     earlier = pd.concat([rows.assign(**{"cls/Acc": 9.0}), rows.assign(seed=7)])
     earlier.to_csv(tmp_path / "earlier.csv", index=False)
     assert command(folder, output, *some, "--seeds", "1", "--earlier", str(tmp_path / "earlier.csv")) == 0
-    found = table.read(output / "runs.csv")
+    found = read_runs(output / "runs.csv")
     assert found["seed"].tolist() == [0, 0, 7, 7]
     assert (found["cls/Acc"] <= 1).all()
     assert set(found["data"]) == set(rows["data"])

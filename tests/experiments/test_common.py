@@ -15,7 +15,7 @@ from experiments.common import statistics
 from experiments.common.document import escape, markdown_table, printable
 from experiments.common.pictures import LARGEST, png
 from experiments.common.store import Store, digest, rounded, slug, tensor_bytes
-from experiments.common.tables import differences, frame, means
+from experiments.common.tables import differences, frame, means, read_runs, same, without, write_csv
 
 CONFIG = {"method": "klein", "seed": 0, "budget": {"steps": 3}, "data": "0123456789abcdef"}
 RESULT = {"measures": {"cls/NLL": 0.123456789, "cls/Acc": 0.5}}
@@ -165,3 +165,19 @@ def test_pictures_are_small() -> None:
     generator = np.random.default_rng(0)
     figure.subplots().scatter(*generator.normal(size=(2, 20_000)), c=generator.uniform(size=20_000))
     assert len(png(figure, 150)) <= LARGEST
+
+
+def test_a_table_is_gone_on_with_by_its_words(tmp_path):
+    """A digest may look like a number, even like infinity; it is found again as it was."""
+    configs = [
+        {"seed": seed, "data": data} for seed, data in enumerate(("1234567890123456", "12345678e1234567"))
+    ]
+    path = tmp_path / "runs.csv"
+    write_csv(path, pd.DataFrame(configs).assign(nll=[1.0, 2.0]))
+    table = read_runs(path)
+    assert [same(table, config).tolist() for config in configs] == [[True, False], [False, True]]
+    assert without(table, configs[:1])["nll"].tolist() == [2.0]
+    assert without(table, []).equals(table)
+    assert without(read_runs(None), configs).empty
+    with pytest.raises(ValueError, match="--earlier .*nowhere.csv: no such file"):
+        read_runs(tmp_path / "nowhere.csv")

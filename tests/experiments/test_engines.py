@@ -148,14 +148,14 @@ def test_images_of_another_set(tmp_path):
                     image.save(folder / f"{i}.png")
     folders = [str(tmp_path / name) for name in ("grey", "colour")]
     args = engines.make_parser().parse_args(["--datasets", ",".join(folders), "-n", "4", "--test", "4", "--size", "12", "--seeds", "1", "--engines", "map"])  # fmt: skip
-    grey, colour = (next(r for r in engines.runs(args) if r.settled["dataset"] == name) for name in ("grey", "colour"))  # fmt: skip
+    grey, colour = (next(r for r in engines.runs(args, pd.DataFrame()) if r.settled["dataset"] == name) for name in ("grey", "colour"))  # fmt: skip
     assert grey.foreign.shape == (4, 1, 12, 12)
     assert colour.foreign.shape == (4, 3, 12, 12)
     learned = datasets.load(folders[0], tmp_path, image_size=12, train_size=4, test_size=4).train_images
     expected = (60 / 255 - learned.mean()) / learned.std()
     assert grey.foreign[0, 0, 5, 5].item() == pytest.approx(expected.item(), rel=1e-4)
     args.datasets = folders[:1]
-    assert all(len(run.foreign) == 0 for run in engines.runs(args))
+    assert all(len(run.foreign) == 0 for run in engines.runs(args, pd.DataFrame()))
 
 
 def test_entropy_tells_what_is_foreign():
