@@ -18,8 +18,8 @@ from experiments.common.forest import Cell, Panel, forest
 from experiments.common.options import report_again
 from experiments.common.palette import colour
 from experiments.common.pictures import png
-from experiments.common.statistics import holm, interval
-from experiments.common.tables import differences, read_runs, signed
+from experiments.common.statistics import interval
+from experiments.common.tables import announced, read_runs, signed
 
 PLACES = ["network", "width", "n"]
 #: First minus second: the announced comparisons.
@@ -87,21 +87,8 @@ def _where(place: Sequence[object]) -> str:
 # --- announced differences -------------------------------------------------------------------
 
 
-def compared(table: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """A row a pair and place; ``adjusted`` is Holm's p over all of them, one that a single seed leaves untested counts as p = 1."""
-    found = [
-        differences(table, first, second, "method", measure, PLACES).assign(first=first, second=second)
-        for first, second in FAMILY
-    ]
-    rows = pd.concat([some for some in found if len(some)] or [pd.DataFrame()], ignore_index=True)
-    if len(rows):
-        adjusted = pd.Series(holm(rows["p"].astype(float).fillna(1.0).tolist()), index=rows.index)
-        rows["adjusted"] = adjusted.where(rows["p"].notna())
-    return rows
-
-
 def _announced(page: Document, table: pd.DataFrame) -> None:
-    accuracy, nll = (compared(table, measure) for measure in MEASURES)
+    accuracy, nll = (announced(table, FAMILY, "method", measure, PLACES) for measure in MEASURES)
     if not len(accuracy):
         return
     page.heading("Announced differences")

@@ -114,6 +114,24 @@ def differences(
     return found
 
 
+def announced(
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], by: str, measure: str, places: Sequence[str]
+) -> pd.DataFrame:
+    """:func:`differences` of every pair, named in ``first`` and ``second``; ``adjusted`` is Holm's p over all rows."""
+    found = [
+        differences(table, first, second, by, measure, places).assign(first=first, second=second)
+        for first, second in pairs
+    ]
+    rows = pd.concat([some for some in found if len(some)] or [pd.DataFrame()], ignore_index=True)
+    return rows.assign(adjusted=adjusted(rows["p"])) if len(rows) else rows
+
+
+def adjusted(p: pd.Series) -> pd.Series:
+    """Holm's p; what could not be tested, of a single seed, was announced too and counts as p = 1."""
+    found = pd.Series(holm(p.astype(float).fillna(1.0).tolist()), index=p.index)
+    return found.where(p.notna())
+
+
 def signed(mean: float, half_width: float | None, adjusted: float | None = None) -> str:
     """A difference as text, with the p-value if there is one."""
     text = f"{mean:+.4f}"

@@ -43,7 +43,7 @@ from experiments.posteriors import engines_report, methods
 from experiments.posteriors.controls import PRIORS
 from experiments.posteriors.engine_settings import ENGINES, REFERENCE, shortened
 from experiments.posteriors.methods import Problem
-from experiments.posteriors.setting import Images, judge, split
+from experiments.posteriors.setting import Images, check_size, in_units_of, judge, standardized
 
 
 @dataclass(frozen=True)
@@ -76,39 +76,39 @@ def run_one(task: Run) -> dict[str, Any]:
     return {"measures": judge(p, labels, foreign) | found.measures, "predictions": p.tolist()}
 
 
-def foreign_images(name: str, images: Images, args: Any, seed: int) -> Tensor:
-    """Unseen images of the first other set, in the colours and units of this one; none where there is no other."""
-    others = [other for other in args.datasets if other != name]
-    if not others:
-        return images[2][:0]
-    raw = [datasets.load(n, args.data_dir, image_size=args.size, train_size=args.n, test_size=args.test, seed=seed) for n in (name, others[0])]  # fmt: skip
-    learned, found = raw[0].train_images, raw[1].test_images
+def foreign_images(learned: Tensor, other: Tensor | None) -> Tensor:
+    """Images of another set in the colours and units of those that are learned from; none where there is no other."""
     channels = learned.shape[1]
-    if found.shape[1] != channels:
-        found = found.mean(1, keepdim=True).expand(-1, channels, -1, -1)
-    return (found - learned.mean()) / learned.std().clamp_min(1e-6)
+    if other is None:
+        return learned[:0]
+    if other.shape[1] != channels:
+        other = other.mean(1, keepdim=True).expand(-1, channels, -1, -1)
+    return in_units_of(learned, other)[0]
 
 
 def runs(args: Any, earlier: pd.DataFrame) -> Iterator[Run]:
     """Seed by seed, set by set; the reference first, then the others, each with all priors. Without those of ``earlier``; but what is
     judged by a reference wants its predictions, which are not there."""
     store = Store(args.output / "runs")
-    for seed, name in product(seed_list(args.seeds, 0), args.datasets):
-        images = split(name, args.data_dir, size=args.size, n=args.n, test=args.test, seed=seed)
-        foreign = foreign_images(name, images, args, seed)
-        cell = {
-            "dataset": Path(name).name, "seed": seed, "n": len(images[1]), "size": args.size, "widths": [args.width, 2 * args.width],
-            "last_gain": args.last_gain, "data": digest(*map(tensor_bytes, (*images, foreign))),
-        }  # fmt: skip
-        configs = {
-            (engine, prior): {**cell, "prior": prior, "engine": engine, "settings": shortened(ENGINES[engine].settings, args.budget)}
-            for engine, prior in product(args.engines, args.priors)
-        }  # fmt: skip
-        lacking = {key for key, config in configs.items() if not same(earlier, config).any()}
-        lacking |= {(REFERENCE, prior) for _, prior in lacking} & configs.keys()
-        for key, config in configs.items():
-            if key in lacking:
-                yield Run(images, foreign, config, args.output / "chains" / store.path(config).stem)
+    size = {"image_size": args.size, "train_size": args.n, "test_size": args.test}
+    for seed in seed_list(args.seeds, 0):
+        read = {name: datasets.load(name, args.data_dir, seed=seed, **size) for name in args.datasets}
+        for name, found in read.items():
+            other = next((o.test_images for o in read.values() if o is not found), None)
+            images, foreign = standardized(found), foreign_images(found.train_images, other)
+            cell = {
+                "dataset": Path(name).name, "seed": seed, "n": len(images[1]), "size": args.size, "widths": [args.width, 2 * args.width],
+                "last_gain": args.last_gain, "data": digest(*map(tensor_bytes, (*images, foreign))),
+            }  # fmt: skip
+            configs = {
+                (engine, prior): {**cell, "prior": prior, "engine": engine, "settings": shortened(ENGINES[engine].settings, args.budget)}
+                for engine, prior in product(args.engines, args.priors)
+            }  # fmt: skip
+            lacking = {key for key, config in configs.items() if not same(earlier, config).any()}
+            lacking |= {(REFERENCE, prior) for _, prior in lacking} & configs.keys()
+            for key, config in configs.items():
+                if key in lacking:
+                    yield Run(images, foreign, config, args.output / "chains" / store.path(config).stem)
 
 
 def tell(result: Mapping[str, Any]) -> str:
@@ -168,8 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.report is None:
             check_known(args.engines, ENGINES, "--engines")
             check_known(args.priors, PRIORS, "--priors")
-            if args.size < 8:
-                raise ValueError(f"--size {args.size}: give at least 8, the network halves it twice")
+            check_size("--size", args.size)
             earlier = read_runs(args.earlier)
             args.output.mkdir(parents=True, exist_ok=True)
             write_config(args, engines={name: row.settings for name, row in ENGINES.items()})

@@ -44,7 +44,7 @@ def write(store: Store, folder: Path) -> Path:
 def with_distances(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a run; ``distance``: mean total variation from the reference on the same images with the same prior."""
     table = frame(runs)
-    key = ["dataset", "prior", "seed", "n", "size", "last_gain", "data"]
+    key = ["dataset", "prior", "seed", "n", "size", "widths", "last_gain", "data"]
     predictions = [torch.tensor(run.result["predictions"]) for run in runs]
     references = {
         tuple(row[key]): predictions[i] for i, row in table.iterrows() if row["engine"] == REFERENCE

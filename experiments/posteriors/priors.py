@@ -47,7 +47,7 @@ from experiments.posteriors import converge, priors_report
 from experiments.posteriors.cells import agree, has
 from experiments.posteriors.controls import PRIORS
 from experiments.posteriors.methods import Problem
-from experiments.posteriors.setting import Images, held_out, split
+from experiments.posteriors.setting import Images, check_size, held_out, split
 
 GAINS = (1.0, 2.0, 4.0)  # of the last layer's Gaussian prior: the candidates
 SHORT = {"warmup": 300, "num_samples": 20, "thinning": 10}
@@ -246,8 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(priors_report.write(Store(args.output / "runs"), args.report))
             return 0
         check_known(args.priors, PRIORS, "--priors")
-        if args.size < 8:
-            raise ValueError(f"--size {args.size}: give at least 8, the network halves it twice")
+        check_size("--size", args.size)
         if args.chains < 2:
             raise ValueError(
                 f"--chains {args.chains}: give at least 2, whether they agree is what is asked"

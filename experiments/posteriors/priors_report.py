@@ -11,9 +11,9 @@ from experiments.common.document import Document
 from experiments.common.forest import Cell, Panel, forest
 from experiments.common.palette import colour
 from experiments.common.pictures import png
-from experiments.common.statistics import holm, interval
+from experiments.common.statistics import interval
 from experiments.common.store import Store
-from experiments.common.tables import as_rows, differences, signed, write_csv
+from experiments.common.tables import adjusted, announced, as_rows, signed, write_csv
 from experiments.posteriors import converge
 from experiments.posteriors.cells import cells, with_earlier
 from experiments.posteriors.controls import PRIORS
@@ -28,25 +28,12 @@ _DIGITS = {"r_hat": 2, "ess": 0, "temperature": 3, "halves_apart": 3}
 
 
 def compared(table: pd.DataFrame, measure: str, pairs: list[tuple[str, str]]) -> pd.DataFrame:
-    """A row a pair and place, first minus second by split.
-
-    ``adjusted`` is Holm's p over the pairs of a place, ``overall`` that over all rows; what could not be tested, of a single split, counts as p = 1.
-    """
-    found = [
-        differences(table, first, second, "prior", measure, PLACES).assign(first=first, second=second)
-        for first, second in pairs
-    ]
-    rows = pd.concat([f for f in found if len(f)] or [pd.DataFrame()], ignore_index=True)
+    """First minus second by split: ``adjusted`` is Holm's p over the pairs of a place, ``overall`` that over all rows."""
+    rows = announced(table, pairs, "prior", measure, PLACES).rename(columns={"adjusted": "overall"})
     if not len(rows):
         return rows
-    rows["overall"] = _holm(rows["p"])
-    rows["adjusted"] = rows.groupby(PLACES)["p"].transform(_holm)
+    rows["adjusted"] = rows.groupby(PLACES)["p"].transform(adjusted)
     return rows.sort_values(PLACES, kind="stable", ignore_index=True)
-
-
-def _holm(p: pd.Series) -> pd.Series:
-    adjusted = pd.Series(holm(p.astype(float).fillna(1.0).tolist()), index=p.index)
-    return adjusted.where(p.notna())
 
 
 def report(table: pd.DataFrame, selection: pd.DataFrame) -> Document:

@@ -36,7 +36,7 @@ from experiments.common.store import Store, digest, tensor_bytes
 from experiments.posteriors import converge, quick_report
 from experiments.posteriors.controls import PRIORS
 from experiments.posteriors.converge import BLITZ, PLAIN, POINT, SAMPLED, Cell, run
-from experiments.posteriors.setting import Images, num_classes, split
+from experiments.posteriors.setting import Images, check_size, num_classes, split
 
 USUAL = (100, 500)  # images to learn from, unseen images
 
@@ -146,10 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_known(arguments.priors, PRIORS, "--priors")
         if arguments.chains < 2:
             raise ValueError("--chains 1: give at least 2, whether they agree is what is asked")
-        if arguments.image_size < 8:
-            raise ValueError(
-                f"--image-size {arguments.image_size}: give at least 8, the network halves it twice"
-            )
+        check_size("--image-size", arguments.image_size)
         check_writable(arguments.output)
         store = Store(arguments.output / "runs")
         write_config(arguments, sampler=converge.CHAIN, descent=converge.DESCENT)

@@ -65,10 +65,26 @@ def network(
 
 def split(name: str, data_dir: Path, *, size: int, n: int, test: int, seed: int) -> Images:
     """A stratified split of a set by name, or of a folder, as `datasets.load` has it; mean 0, std 1 over what is learned from."""
-    found = datasets.load(name, data_dir, image_size=size, train_size=n, test_size=test, seed=seed)
-    mean, std = found.train_images.mean(), found.train_images.std().clamp_min(1e-6)
-    x, unseen = ((part - mean) / std for part in (found.train_images, found.test_images))
+    return standardized(
+        datasets.load(name, data_dir, image_size=size, train_size=n, test_size=test, seed=seed)
+    )
+
+
+def standardized(found: datasets.ImageData) -> Images:
+    x, unseen = in_units_of(found.train_images, found.train_images, found.test_images)
     return x, found.train_labels, unseen, found.test_labels
+
+
+def in_units_of(learned: Tensor, *images: Tensor) -> list[Tensor]:
+    """Images of which those that are learned from have mean 0 and std 1."""
+    mean, std = learned.mean(), learned.std().clamp_min(1e-6)
+    return [(part - mean) / std for part in images]
+
+
+def check_size(option: str, size: int) -> None:
+    """Raises ValueError for images that the network cannot halve twice."""
+    if size < 8:
+        raise ValueError(f"{option} {size}: give at least 8, the network halves it twice")
 
 
 def num_classes(images: Images) -> int:
@@ -81,9 +97,7 @@ def held_out(name: str, data_dir: Path, *, size: int, n: int, test: int, seed: i
     learned = stratified_indices(found.train_labels, n, seed)
     unseen = torch.ones(n + test, dtype=torch.bool)
     unseen[learned] = False
-    x = found.train_images
-    mean, std = x[learned].mean(), x[learned].std().clamp_min(1e-6)
-    x, y = (x - mean) / std, found.train_labels
+    (x,), y = in_units_of(found.train_images[learned], found.train_images), found.train_labels
     return x[learned], y[learned], x[unseen], y[unseen]
 
 

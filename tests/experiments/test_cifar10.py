@@ -26,7 +26,7 @@ from experiments.cifar10 import (
 )
 from experiments.common.data import ImageData
 from experiments.common.store import Store
-from experiments.common.tables import read_runs  # noqa: E402
+from experiments.common.tables import announced, read_runs  # noqa: E402
 from tests.experiments.priors.test_data import write_image
 
 
@@ -384,7 +384,7 @@ def test_differences_by_hand():
         for m, values in {"klein": (0.5, 0.6, 0.58), "nn.Conv2d": (0.4, 0.55, 0.5, 0.9)}.items()
         for s, v in enumerate(np.array(values) + (shift * np.arange(len(values)) if m == "klein" else 0))
     ]
-    found = report.compared(pd.DataFrame(rows), "cls/Acc").set_index("n")
+    found = announced(pd.DataFrame(rows), report.FAMILY, "method", "cls/Acc", report.PLACES).set_index("n")
     assert found.loc[500, "mean"] == pytest.approx(np.mean([0.1, 0.05, 0.08]))
     assert found["seeds"].tolist() == [3, 3]
     small = stats.ttest_rel([0.5, 0.6, 0.58], [0.4, 0.55, 0.5]).pvalue
