@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,15 @@ class WeightPosterior(KnownBuffers, ABC):
         the dtype that the operation would bring them to."""
         return self.rsample()
 
+    def joint_key(self) -> Hashable:
+        """Equal for posteriors that :meth:`rsample_jointly` can draw as one; None where this one is drawn alone."""
+        return None
+
+    @classmethod
+    def rsample_jointly(cls, posteriors: Sequence[Any]) -> list[Tensor]:
+        """A draw of each, for posteriors of one :meth:`joint_key`."""
+        return [posterior.rsample() for posterior in posteriors]
+
     @abstractmethod
     def mean(self) -> Tensor:
         """E[w], (*shape)."""
@@ -74,6 +83,8 @@ class WeightPosterior(KnownBuffers, ABC):
         super().__init_subclass__(**options)
         if overrides(cls, "kl", "kl_parts"):  # those of the class above are no longer its KL
             cls.kl_parts = WeightPosterior.kl_parts  # type: ignore[method-assign]
+        if overrides(cls, "rsample", "joint_key"):
+            cls.joint_key = WeightPosterior.joint_key  # type: ignore[method-assign]
 
     @abstractmethod
     def project_(self, weight: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ _FEW = 64
 _NEGLIGIBLE = 2e-6  # of the largest entry: below what float32 keeps of a sum
 
 # Numbers, or a tensor where the formula is compiled.
-_Scales: TypeAlias = "tuple[float, float] | Tensor"
+_Scales: TypeAlias = "tuple[float, float] | tuple[Tensor, Tensor] | Tensor"
 
 
 class Decoder:
@@ -62,11 +62,12 @@ class How:
     """What decodes a draw, and how its weights are kept.
 
     ``channels_last``: in memory (out, k, in), as torch.channels_last has weights of convolutions. ``dtype``: of the weights;
-    that of the parameters by default. ``scales`` are the prior's stds of alpha and beta.
+    that of the parameters by default. ``scales`` are the prior's stds of alpha and beta, two numbers or
+    a tensor of each that broadcasts with (out, in).
     """
 
     decoder: Decoder
-    scales: tuple[float, float]
+    scales: tuple[float, float] | tuple[Tensor, Tensor]
     compiled: bool = False
     channels_last: bool = False
     dtype: torch.dtype | None = None

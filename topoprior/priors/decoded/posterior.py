@@ -8,7 +8,7 @@ noise instead of keeping them. That arithmetic is in pixels.py, draw.py, compile
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from topoprior.priors.decoded.decoder import KernelDecoder, Scales
 from topoprior.priors.decoded.draw import Decode
 from topoprior.priors.decoded.pixels import How
 from topoprior.priors.empirical_bayes import BoundedScale
+from topoprior.priors.joint import joined
 from topoprior.priors.kl import Part, total
 from topoprior.priors.mean_field.base import Gaussian
 from topoprior.priors.mean_field.posterior import MeanFieldPosterior
@@ -160,9 +161,7 @@ class DecoderPosterior(WeightPosterior):
     def _rsample(self, sample_shape: Shape = (), antithetic: bool = False, **kept: Any) -> Tensor:
         noise = draw_noise(sample_shape, self.loc.shape, self.loc, antithetic)
         pixels = self.decoder.pixels
-        # The compiler fuses the plain formula better than it can the blocks; TorchScript saves no function of Python.
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if pixels is not None and self.factors.rho is None and not traced:
+        if pixels is not None and self.factors.rho is None and not _traced():
             weight, _ = Decode.apply(
                 self.loc, self.log_scale, noise, How(pixels, self.scales, self.compiled, **kept)
             )
@@ -175,6 +174,26 @@ class DecoderPosterior(WeightPosterior):
         if self.residual is not None:
             weight = weight + self.residual.rsample(sample_shape, antithetic=antithetic)
         return weight
+
+    def joint_key(self) -> Hashable:
+        pixels, alone = self.decoder.pixels, self.compiled or self.residual is not None
+        if pixels is None or alone or self.factors.rho is not None or _traced():
+            return None
+        return DecoderPosterior, pixels.key, self.loc.dtype, self.loc.device
+
+    @classmethod
+    def rsample_jointly(cls, posteriors: Sequence[Any]) -> list[Tensor]:
+        """As of one layer with one output channel, whose kernels have scales of their own."""
+        pixels, counts = posteriors[0].decoder.pixels, [p.loc[0].numel() for p in posteriors]
+        loc, log_scale = (
+            joined([getattr(p, name) for p in posteriors], 1).unsqueeze(1) for name in ("loc", "log_scale")
+        )
+        scales = loc.new_tensor([p.scales for p in posteriors]).repeat_interleave(
+            torch.tensor(counts, device=loc.device), 0, output_size=sum(counts)
+        )
+        how = How(pixels, (scales[:, 0], scales[:, 1]))
+        weights, _ = Decode.apply(loc, log_scale, torch.randn_like(loc), how)
+        return [w.view(p.shape) for w, p in zip(weights[0].split(counts), posteriors, strict=True)]
 
     def mean(self) -> Tensor:
         """E[w]: alpha is independent of z."""
@@ -241,6 +260,11 @@ class DecoderPosterior(WeightPosterior):
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, prior={self.prior!r}"
+
+
+def _traced() -> bool:
+    """The compiler fuses the plain formula better than it can the blocks; TorchScript saves no function of Python."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 #: From when there were two classes.

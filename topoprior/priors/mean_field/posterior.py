@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from topoprior.priors.base import (
 )
 from topoprior.priors.buffers import digits
 from topoprior.priors.empirical_bayes import BoundedScale
+from topoprior.priors.joint import joined
 from topoprior.priors.kl import Part, total
 from topoprior.utils.plain import on_cpu
 
@@ -69,6 +71,17 @@ class MeanFieldPosterior(WeightPosterior):
     def rsample(self, sample_shape: Shape = (), *, antithetic: bool = False) -> Tensor:
         noise = draw_noise(sample_shape, self.shape, self.loc, antithetic)
         return torch.addcmul(self.loc, self.log_scale.exp(), noise)
+
+    def joint_key(self) -> Hashable:
+        return MeanFieldPosterior, self.loc.dtype, self.loc.device
+
+    @classmethod
+    def rsample_jointly(cls, posteriors: Sequence[Any]) -> list[Tensor]:
+        loc, log_scale = (joined([getattr(p, name) for p in posteriors]) for name in ("loc", "log_scale"))
+        draws = torch.addcmul(loc, log_scale.exp(), torch.randn_like(loc)).split(
+            [p.loc.numel() for p in posteriors]
+        )
+        return [draw.view(p.shape) for draw, p in zip(draws, posteriors, strict=True)]
 
     def mean(self) -> Tensor:
         return self.loc
