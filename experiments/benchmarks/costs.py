@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import topoprior as tp
 from experiments.benchmarks import peers
 from experiments.benchmarks.memory import peak_memory
-from experiments.benchmarks.peers import BLITZ, COMPILED, FROZEN, OURS, REFERENCE, Peer
+from experiments.benchmarks.peers import BLITZ, COMPILED, FROZEN, OURS, REFERENCE, TOGETHER, Peer
 from experiments.benchmarks.variants import FLOAT32, Variant
 
 NUM_DATA = 50_000
@@ -104,17 +105,24 @@ class Bench:
         yield from map(self.training_at, self.arguments.batch_sizes)
 
     def training_at(self, batch: int) -> Rows:
-        x = torch.randn(batch, 3, 32, 32, device=self.device)
-        y = torch.randint(10, (batch,), device=self.device)
-        runs = {
-            (name, way.name): self.step(peer, way, x, y) for name, peer, way in self.pairs(list(self.found))
-        }
+        runs = self.steps(peers.network, batch, 32)
         for name in [name for name in OURS if name in self.found]:
             runs[f"KL of {name}", FLOAT32.name] = kl_alone(self.found[name], self.device)
         return compared(self.timed(runs), measure="training step", batch=batch)
 
-    def step(self, peer: Peer, way: Variant, x: torch.Tensor, y: torch.Tensor) -> Run:
-        net = peers.network(peer)
+    def deep(self) -> Iterator[Rows]:
+        """A whole step of a network of many small layers."""
+        for batch in self.arguments.batch_sizes:
+            runs = self.steps(peers.deep_network, batch, 16)
+            yield compared(self.timed(runs), measure="training step, 18 layers of 16 channels", batch=batch)
+
+    def steps(self, network: Callable[[Peer], nn.Sequential], batch: int, size: int) -> dict[Key, Run]:
+        x = torch.randn(batch, 3, size, size, device=self.device)
+        y = torch.randint(10, (batch,), device=self.device)
+        pairs = self.pairs(list(self.found))
+        return {(name, way.name): self.step(network(peer), peer, way, x, y) for name, peer, way in pairs}
+
+    def step(self, net: nn.Module, peer: Peer, way: Variant, x: torch.Tensor, y: torch.Tensor) -> Run:
         called, x = way.prepared(net, x)
         optimizer = torch.optim.Adam(net.parameters(), 1e-3)
 
@@ -171,7 +179,7 @@ class Bench:
         size, base = (LAYER_BATCH, CHANNELS, MAPS), math.nan
         options = self.arguments.threads, self.arguments.device, self.arguments.processes
         # The compiler itself would be most of what a fresh process allocates.
-        for name in [name for name in self.found if name != COMPILED]:
+        for name in [name for name in self.found if name not in (COMPILED, TOGETHER)]:
             peaks = peak_memory(name, size, *options)
             peak = statistics.median(peaks)
             base = peak if name == REFERENCE else base

@@ -5,7 +5,8 @@
 Every network runs in float32, in channels last, in bfloat16 autocast and compiled whole, where the machine can; ratios are to
 nn.Conv2d run in the same way, and to its fastest way. All take turns in one process, so that drifts of the machine hit all alike;
 medians are compared. Peers that are not installed (pip install "topoprior[peers]" has them) are named as missing. The network:
-conv3x3 64 - pool - conv3x3 128 - pool - conv3x3 256 - average pool - linear, on 32x32x3 inputs.
+conv3x3 64 - pool - conv3x3 128 - pool - conv3x3 256 - average pool - linear, on 32x32x3 inputs; and 18 convolutions of 16
+channels on 16x16x3.
 Writes results.json, runs.csv and report.md to --output; tables that a call leaves out (--only, --batch-sizes,
 --prediction-batches) stay as they are there, so that a run can be made in pieces. With --device cuda the
 same on a GPU, compiled networks as CUDA graphs.
@@ -33,7 +34,7 @@ from experiments.common.store import write_json
 from experiments.common.tables import write_csv
 from topoprior.utils.files import write_atomically
 
-PARTS = ("training", "parameters", "prediction", "layer", "memory")
+PARTS = ("training", "deep", "parameters", "prediction", "layer", "memory")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ import topoprior as tp
 
 REFERENCE = "nn.Conv2d"
 COMPILED = "topoprior klein-3x3, compiled draws"
+TOGETHER = "topoprior klein-3x3, drawn together"
 OURS = ("topoprior klein-3x3", "topoprior gaussian", COMPILED)
 FROZEN = "topoprior klein-3x3, freeze_draws"
 BLITZ = "BLiTZ BayesianConv2d"
@@ -36,6 +37,14 @@ def network(peer: Peer, classes: int = 10) -> nn.Sequential:
         peer.convolution(128, 256), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(256, classes),
     )  # fmt: skip
+
+
+def deep_network(peer: Peer, classes: int = 10) -> nn.Sequential:
+    """18 convolutions of 16 channels, as many as the first stage of a ResNet-56 has: operations are many and small."""
+    layers: list[nn.Module] = [peer.convolution(3, 16), nn.ReLU()]
+    for _ in range(17):
+        layers += [peer.convolution(16, 16), nn.ReLU()]
+    return peer.container(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
 
 
 def available(compiled: bool = True) -> tuple[dict[str, Peer], dict[str, str]]:
@@ -68,12 +77,22 @@ class _KeepsKl(nn.Module):
         return output
 
 
+class _DrawnTogether(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        with tp.frozen_sample(self):
+            output: Tensor = super().forward(x)
+            return output
+
+
 def _plain() -> Peer:
     return Peer(lambda i, o: nn.Conv2d(i, o, 3, padding=1), lambda net: 0.0)
 
 
-def _ours(prior: str) -> Callable[[], Peer]:
-    return lambda: Peer(lambda i, o: tp.BayesConv2d(i, o, 3, padding=1, prior=prior), tp.kl_divergence)
+def _ours(prior: str, container: type[nn.Sequential] = nn.Sequential) -> Callable[[], Peer]:
+    def convolution(inputs: int, outputs: int) -> nn.Module:
+        return tp.BayesConv2d(inputs, outputs, 3, padding=1, prior=prior)
+
+    return lambda: Peer(convolution, tp.kl_divergence, container)
 
 
 def _compiled() -> Peer:
@@ -130,6 +149,7 @@ _LOADERS: dict[str, Callable[[], Peer]] = {
     REFERENCE: _plain,
     OURS[0]: _ours("klein-3x3"),
     OURS[1]: _ours("gaussian"),
+    TOGETHER: _ours("klein-3x3", _DrawnTogether),
     COMPILED: _compiled,
     BLITZ: _blitz,
     "bayesian-torch Reparameterization": _bayesian_torch("Conv2dReparameterization"),

@@ -12,7 +12,7 @@ from experiments.common.forest import Cell, Panel, forest
 from experiments.common.palette import colour
 
 PICTURE = "forest.png"
-TIMED = ("training", "prediction", "layer")
+TIMED = ("training", "deep", "prediction", "layer")
 
 Rows = list[dict[str, Any]]
 

@@ -15,7 +15,7 @@ def test_a_short_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(costs, "CHANNELS", 16)
     output, threads = tmp_path / "out", torch.get_num_threads()
     arguments = ["--threads", str(threads), "--repeats", "1", "--batch-sizes", "1", "--no-compiled"]
-    for only in (["layer"], ["training", "parameters"]):
+    for only in (["layer", "deep"], ["training", "parameters"]):
         benchmark_layers.main([*arguments, "--processor-time", "--only", *only, "--output", str(output)])
     results = json.loads((output / "results.json").read_text())
     ways = [way.name for way in variants.available(torch.device("cpu"), compiled=False)]
@@ -31,10 +31,11 @@ def test_a_short_run(tmp_path, capsys, monkeypatch):
         assert counts[name] == (number, number)
     report = (output / "report.md").read_text()
     assert "Training step, batch 1" in report
+    assert "Training step, 18 layers of 16 channels, batch 1" in report
     assert "512-512 layer: draw and KL / convolution, batch 16" in report
     assert report in capsys.readouterr().out
     assert (output / "runs.csv").read_text().count("\n") == 1 + sum(
-        map(len, map(results.get, ("training", "parameters", "layer")))
+        map(len, map(results.get, ("training", "deep", "parameters", "layer")))
     )
 
 
