@@ -15,7 +15,7 @@ _FAMILIES = {
     "#999933": ("sphere", "moebius", "circle", "circle-3x3", "vi-cold"),
     "#009e73": ("plane", "euclidean", "euclidean-3x3"),
     "#44aa99": ("linear", "natural"),
-    "#0072b2": ("gaussian", "baoab-short"),
+    "#0072b2": ("gaussian", "baoab-short", "baoab-half"),
     "#56b4e9": ("twin", "correlated-gaussian", "sghmc"),
     "#332288": ("laplace", "bayesian-torch", "bayesian-torch reparameterization", "laplace-last"),
     "#6699cc": ("student-t", "scale-mixture"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import topoprior as tp
+from topoprior.distributions import kappa
 from topoprior.inference import NaturalGradient
+from topoprior.nn.base import BayesLayer
 
 NOISE = 0.5
 
@@ -63,6 +67,95 @@ def test_latents_without_data_become_uniform() -> None:
         posterior.log_scale[2:], torch.zeros_like(posterior.log_scale[2:]), atol=0.02, rtol=0
     )
     torch.testing.assert_close(posterior.loc[2:], torch.zeros_like(posterior.loc[2:]), atol=0.05, rtol=0)
+
+
+class Lifts(BayesLayer):
+    """Normal lifts N(loc, s^2) of latents that are uniform on a space, as a posterior of their own; stds start at .05."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(start.clone())
+        self.log_scale = nn.Parameter(torch.full_like(start, 0.05).log())
+
+    def posteriors(self) -> list:
+        return [self]
+
+    def rsample(self) -> Tensor:
+        return self.loc + self.log_scale.exp() * torch.randn_like(self.loc)
+
+
+class Observed:
+    """64 latents, each with three observations whose noise is a wrapped normal of std .2."""
+
+    def __init__(self, space: tp.FlatManifold) -> None:
+        self.space = space
+        truth = space.sample_uniform(torch.Size([64]), torch.float64, torch.device("cpu"))
+        self.y = truth[:, None] + 0.2 * torch.randn(64, 3, space.dim, dtype=torch.float64)
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """(..., 64, dim) -> (..., 64)."""
+        law = tp.WrappedNormal(self.space, z.unsqueeze(-2), 0.2, validate_args=False)
+        return law.log_prob(self.y).sum(-1)
+
+    def kl(self, q: Lifts) -> Tensor:
+        return kappa(q.log_scale.exp() / self.space.periods).sum(-1)
+
+    def negative_elbo(self, q: Lifts) -> Tensor:
+        """Nats a latent, by Gauss-Hermite quadrature: no noise."""
+        nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(12))
+        dim = self.space.dim
+        noise = torch.cartesian_prod(*[nodes] * dim).view(-1, 1, dim)
+        weight = torch.cartesian_prod(*[weights / weights.sum()] * dim).view(-1, dim).prod(1)
+        return (self.kl(q) - weight @ self.log_likelihood(q.loc + q.log_scale.exp() * noise)).mean()
+
+    def trained(self, steps: int, optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -> Lifts:
+        """From the first observation, one draw a step; the rate falls to a hundredth."""
+        q = Lifts(self.y[:, 0])
+        descent = optimizer(q)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(descent, 0.01 ** (1 / steps))
+        for _ in range(steps):
+            descent.zero_grad()
+            (self.kl(q) - self.log_likelihood(q.rsample())).mean().backward()
+            descent.step()
+            schedule.step()
+        return q
+
+
+SPACES = {
+    "circle": tp.Circle,
+    "torus": lambda: tp.Torus(2),
+    "Klein bottle": tp.KleinBottle,
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "torus")) for n in SPACES])
+def test_latents_reach_the_best_bound_in_a_third_of_adams_steps(name: str) -> None:
+    """200 steps come as low as 600 of Adam at the best of two rates, and as a descent without noise that starts there.
+
+    Bounds are exact, so the steps' noise alone is left: over 20 seeds a space the largest gap was THEGAP nats.
+    """
+    problem = Observed(SPACES[name]())
+    best = min(
+        (problem.trained(600, lambda q, lr=lr: torch.optim.Adam(q.parameters(), lr)) for lr in (0.01, 0.03)),
+        key=lambda q: problem.negative_elbo(q).item(),
+    )
+    adam = problem.negative_elbo(best).item()
+    natural = problem.trained(200, lambda q: NaturalGradient(q, num_data=64))
+    found = problem.negative_elbo(natural).item()
+    start = problem.negative_elbo(Lifts(problem.y[:, 0])).item()
+    newton = torch.optim.LBFGS(best.parameters(), max_iter=30, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        newton.zero_grad()
+        loss = problem.negative_elbo(best)
+        loss.backward()
+        return loss
+
+    newton.step(closure)
+    optimum = problem.negative_elbo(best).item()
+    assert start > optimum + 0.5
+    assert found < adam + 0.02
+    assert found < optimum + 0.02
 
 
 def test_state_is_saved() -> None:

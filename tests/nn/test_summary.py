@@ -1,6 +1,7 @@
 """What a network says of itself in print: one line a layer, and what its KL means."""
 
 import math
+import re
 import warnings
 
 import pytest
@@ -72,8 +73,8 @@ def test_layers_at_their_prior_are_named():
 @pytest.mark.parametrize(("temperature", "kl"), [(1.0, 50.0), (1.0, 0.0), (1.0, 5.0), (0.1, 50.0)])
 def test_a_long_training_says_what_the_summary_says(temperature, kl):
     """10 examples of 3 classes, batches of 5: after 1,000 losses and after 2,000; never at another temperature."""
-    net, x, y = net_of_kl(kl), torch.zeros(5, 10), torch.zeros(5, dtype=torch.int64)
-    logits = net(x)[:, :3].detach()
+    net, y = net_of_kl(kl), torch.zeros(5, dtype=torch.int64)
+    logits = torch.eye(3)[y]  # a cross entropy of .55 nats
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for step in range(1, 2600):
@@ -87,6 +88,23 @@ def test_a_long_training_says_what_the_summary_says(temperature, kl):
     expected = [str(w.message) for w in caught[said:]] if temperature == 1 else []
     assert len(expected) == (temperature == 1 and kl != 5.0)
     assert words == [f"after {n} losses: {e}" for n in ("1,000", "2,000") for e in expected]
+
+
+@pytest.mark.parametrize(("kl", "right", "said"), [(5.0, 5.0, False), (5.0, 0.7, True), (5.0, 0.0, True), (50.0, 0.0, False)])
+def test_a_bound_below_that_of_a_constant_prediction_is_named(kl, right, said):
+    """10 examples, ln 3 = 1.1; KL / N = .5, and a cross entropy of .01, .69 and 1.1 nats. The KL itself is named first.
+
+    In a batch whose likelihood scatters the word waits: there the loss is 3.0 with a standard error of 1.4."""
+    y = torch.arange(4) % 2
+    word = "after 1,000 losses: model: cross entropy [+] KL / N is .* nats or more, above ln 3 = 1.1"
+    sure = right * torch.eye(3)[y]
+    for logits, expected in ((sure, said), (sure + 5 * torch.eye(3)[[0] * 4], False)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            net = net_of_kl(kl)
+            for _ in range(1000):
+                tp.elbo_loss(logits, y, net, 10)
+        assert any(re.match(word, str(w.message)) for w in caught) == expected
 
 
 def test_a_training_on_many_data_is_judged_after_ten_passes():

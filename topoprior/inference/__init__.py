@@ -1,6 +1,7 @@
 """Posterior inference beyond the variational: samplers on the cover, and their diagnostics."""
 
 from topoprior.inference.chains import Chain, Sampler, run_chain
+from topoprior.inference.cyclical import cyclical
 from topoprior.inference.diagnostics import Diagnostics, diagnose
 from topoprior.inference.geometry import StateSpace
 from topoprior.inference.hmc import HMC
@@ -23,6 +24,7 @@ __all__ = [
     "Samples",
     "SamplingError",
     "StateSpace",
+    "cyclical",
     "diagnose",
     "log_joint",
     "log_prior",

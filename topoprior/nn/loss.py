@@ -21,6 +21,8 @@ from topoprior.priors.base import WeightPosterior
 from topoprior.utils.checks import check_int, check_module, check_number, check_positive
 from topoprior.utils.tracing import values_known
 
+_NOISE = 3.0  # standard errors of a batch's mean likelihood that a word on the loss allows for
+
 # --- the KL ----------------------------------------------------------------------------------
 
 
@@ -135,7 +137,8 @@ def elbo_loss(
     Warns:
         UserWarning: no Bayesian layer in ``model``. At temperature 1, after 1,000 losses that saw the data ten times and whenever
             their number has doubled: KL / N above ln(classes), layers that have fallen back to their prior, as in
-            :func:`topoprior.summary`.
+            :func:`topoprior.summary`; or, where neither is so, cross entropy + KL / N above ln(classes) by three standard errors
+            of the batch.
 
     Example:
         >>> import topoprior as tp
@@ -163,19 +166,24 @@ def elbo_loss(
     if temperature == 1 and kl.requires_grad and values_known(logits, kl):
         steps = is_due(model, len(logits), num_data)
         if steps:
-            _judge(model, num_data, logits.shape[1] if logits.dim() == 2 else None, steps)
+            _judge(logits, target, model, num_data, steps)
     return nll + temperature / num_data * kl.to(nll)
 
 
-def _judge(model: nn.Module, num_data: int, num_classes: int | None, steps: int) -> None:
-    """The word of :func:`topoprior.summary`, for who calls :func:`elbo_loss`. Points have no KL."""
+def _judge(logits: Tensor, target: Tensor, model: nn.Module, num_data: int, steps: int) -> None:
+    """The word of :func:`topoprior.summary`, and one on the loss itself, for who calls :func:`elbo_loss`. Points have no KL."""
     kls, fallen = [0.0], []
     for name, posteriors in _posteriors(model):
         if posteriors and posteriors[0].kl_kind != "-log p":
             kls.append(_sum([p.kl() for p in posteriors]).item())
             if at_prior(kls[-1], math.prod(posteriors[0].shape)):
                 fallen.append(name)
-    said = objections(math.fsum(kls) / num_data, fallen, num_classes)
+    cost, loss = math.fsum(kls) / num_data, None
+    num_classes = logits.shape[1] if logits.dim() == 2 else None
+    if num_classes and len(logits) > 1 and len(kls) > 1:
+        nll = F.cross_entropy(logits.detach(), target, reduction="none")
+        loss = (nll.mean() - _NOISE * nll.std() / math.sqrt(len(nll))).item() + cost
+    said = objections(cost, fallen, num_classes, loss)
     warn(said, 3, f"after {steps:,} losses: ")
 
 

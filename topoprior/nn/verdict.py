@@ -18,25 +18,34 @@ def at_prior(kl: float, weights: int) -> bool:
     return kl < _NOTHING * weights
 
 
-def objections(cost: float, fallen: Sequence[str], num_classes: int | None) -> list[str]:
+def objections(
+    cost: float, fallen: Sequence[str], num_classes: int | None, loss: float | None = None
+) -> list[str]:
     """Why this is no posterior to trust, a sentence each.
 
     Args:
         cost: KL / N in nats.
         fallen: layers at their prior.
-        num_classes: C, to compare ``cost`` with ln C.
+        num_classes: C, to compare ``cost`` and ``loss`` with ln C.
+        loss: the negative bound of an example, where it is known; a lower limit of it, as batches are noise.
     """
     found = []
-    if num_classes is not None and cost > math.log(num_classes):
+    constant = math.inf if num_classes is None else math.log(num_classes)
+    above = f"above ln {num_classes} = {constant:.3g}, the loss of a constant prediction"
+    if cost > constant:
         found.append(
-            f"model: KL / N is {cost:,.3g} nats, above ln {num_classes} = {math.log(num_classes):.3g}, the loss of "
-            "a constant prediction: this is no posterior, its stds are a level of noise; draw from the posterior with "
-            "sample_posterior, or train on"
+            f"model: KL / N is {cost:,.3g} nats, {above}: this is no posterior, its stds are a level of noise; "
+            "draw from the posterior with sample_posterior, or train on"
         )
     if fallen:
         found.append(
             f"model: the posterior of {', '.join(fallen)} has fallen back to the prior, so these layers have "
             'learned nothing; points (posterior="delta") or sample_posterior learn more from so few data'
+        )
+    if not found and loss is not None and loss > constant:
+        found.append(
+            f"model: cross entropy + KL / N is {loss:,.3g} nats or more, {above}: the KL is low because little was learned; "
+            'points (posterior="delta") or sample_posterior learn more from so few data'
         )
     return found
 
