@@ -1,10 +1,11 @@
 """What do points in whitened coordinates cost beside plain weights, in training and in a chain?
 
     python -m experiments.benchmarks.points --output results/points
+    python -m experiments.benchmarks.points --only chain --size 14 --widths 16,32
 
 Variants take turns in one process, a thread; processor time, so that others on the machine count little. Medians.
 Training: conv3x3 64 - pool - 128 - pool - 256 - average pool - linear on 32x32x3, batch 64, cross entropy + -log p, Adam. Chain:
-convolutions 16-32-64 on 100 images of 28x28, channels last, all of it Bayesian; the plain gradient has the same Gaussian prior term. Writes points.json
+convolutions 16-32-64 on 100 images of 28x28 (--size, --widths), channels last, all of it Bayesian; the plain gradient has the same Gaussian prior term. Writes points.json
 and points.md.
 """
 
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +24,10 @@ from torch import nn
 
 import topoprior as tp
 from experiments.common.document import markdown_table
-from experiments.common.options import Parser, check_writable, whole, write_config
+from experiments.common.options import Parser, check_writable, whole, wholes, write_config
 from experiments.common.store import versions, write_json
 from topoprior.inference.hmc import Point, noise
-from topoprior.inference.potential import categorical, network_potential
+from topoprior.inference.potential import NetworkPotential, categorical
 from topoprior.inference.tuning import Tuning
 from topoprior.utils.files import write_atomically
 
@@ -84,20 +86,21 @@ def training(repeats: int, half: bool, batch: int = 64) -> dict[str, float]:
     return medians({name: step(name) for name in (PLAIN, *PRIORS)}, repeats)
 
 
-def chain(repeats: int, examples: int = 100) -> dict[str, float]:
-    """A gradient of the energy; and, as "step of ...", a whole step of BAOAB."""
+def chain(repeats: int, size: int, widths: Sequence[int], examples: int = 100) -> dict[str, float]:
+    """A gradient of the energy; and, as "step of ...", a whole step of BAOAB. Images of ``size`` pixels a side."""
     # Strides that say channels last, which one channel leaves open: pooling is much faster, for plain weights too.
-    x = torch.empty_strided((examples, 1, 28, 28), (784, 1, 28, 1)).normal_()
+    x = torch.empty_strided((examples, 1, size, size), (size**2, 1, size, 1)).normal_()
     y = torch.randint(10, (examples,))
     runs: Runs = {}
     for prior in PRIORS:
         layers: list[nn.Module] = []
-        for i, o in ((1, 16), (16, 32), (32, 64)):
+        for i, o in pairwise([1, *widths]):
             conv = tp.BayesConv2d(i, o, 3, padding=1, prior=prior, posterior="delta")
             layers += [conv, nn.MaxPool2d(2), nn.LeakyReLU(0.1)]
-        net = nn.Sequential(*layers, nn.Flatten(), tp.BayesLinear(64 * 9, 10, posterior="delta"))
+        features = widths[-1] * (size >> len(widths)) ** 2
+        net = nn.Sequential(*layers, nn.Flatten(), tp.BayesLinear(features, 10, posterior="delta"))
         net.requires_grad_(False)
-        potential = network_potential(net, (x, y), categorical)
+        potential = NetworkPotential(net, (x, y), categorical)
         q = potential.space.flatten({name: p.detach() for name, p in net.named_parameters()})
         sampler, tuning = tp.inference.BAOAB(), Tuning(potential.space, 0, 1e-4, q)
         generator = torch.Generator().manual_seed(0)
@@ -123,12 +126,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
     try:
+        if args.size >> len(args.widths) < 1:
+            raise ValueError(
+                f"--size {args.size}: {len(args.widths)} convolutions halve it, so give at least {2 ** len(args.widths)}"
+            )
         check_writable(args.output)
         write_config(args)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     parts = {
-        "chain": ("gradient of a chain", lambda: chain(4 * args.repeats)),
+        "chain": ("gradient of a chain", lambda: chain(4 * args.repeats, args.size, args.widths)),
         "float32": ("training step, float32", lambda: training(args.repeats, False)),
         "bfloat16": (
             "training step, bfloat16 autocast, channels last",
@@ -163,6 +170,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(__doc__)
     parser.add_argument(
         "--repeats", type=whole, default=15, help="of a training step; four times as many of a gradient"
+    )
+    parser.add_argument("--size", type=whole, default=28, help="pixels a side, of a chain's images")
+    parser.add_argument(
+        "--widths",
+        type=wholes,
+        default="16,32,64",
+        help="channels of a chain's convolutions, each of which halves the images",
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these alone")
     parser.add_usual("results/points", log=False)

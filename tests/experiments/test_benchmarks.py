@@ -84,7 +84,19 @@ def test_bad_arguments(tmp_path, capsys):
 def test_points_beside_plain_weights(tmp_path):
     from experiments.benchmarks import points
 
-    assert points.main(["--repeats", "1", "--only", "chain", "--output", str(tmp_path)]) == 0
+    small = [
+        "--repeats",
+        "1",
+        "--only",
+        "chain",
+        "--size",
+        "8",
+        "--widths",
+        "2,3",
+        "--output",
+        str(tmp_path),
+    ]
+    assert points.main(small) == 0
     times = json.loads((tmp_path / "points.json").read_text())["milliseconds"]["gradient of a chain"]
     assert set(times) == {points.PLAIN, *points.PRIORS, *(f"step of {prior}" for prior in points.PRIORS)}
     assert min(times.values()) > 0

@@ -128,34 +128,32 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "torus")) for n in SPACES])
-def test_latents_reach_the_best_bound_in_a_third_of_adams_steps(name: str) -> None:
-    """200 steps come as low as 600 of Adam at the best of two rates, and as a descent without noise that starts there.
+@pytest.mark.parametrize(
+    "name", ["circle", *(pytest.param(n, marks=pytest.mark.slow) for n in ("torus", "Klein bottle"))]
+)
+def test_latents_reach_adams_bound_in_a_third_of_its_steps(name: str) -> None:
+    """200 steps come as low as 600 of Adam, within .02 nats an observation, and to the optimum that a descent without noise finds, within .04.
 
-    Bounds are exact, so the steps' noise alone is left: over 20 seeds a space the largest gap was THEGAP nats.
+    Adam's rate is .03, the better one of .01 and .03 here. Bounds are exact, so what is left is the steps' noise: over five to six seeds a space the
+    largest gaps were .011 and .023 nats.
     """
-    problem = Observed(SPACES[name]())
-    best = min(
-        (problem.trained(600, lambda q, lr=lr: torch.optim.Adam(q.parameters(), lr)) for lr in (0.01, 0.03)),
-        key=lambda q: problem.negative_elbo(q).item(),
-    )
-    adam = problem.negative_elbo(best).item()
+    problem, n = Observed(SPACES[name]()), 3
+    adam = problem.trained(600, lambda q: torch.optim.Adam(q.parameters(), 0.03))
     natural = problem.trained(200, lambda q: NaturalGradient(q, num_data=64))
-    found = problem.negative_elbo(natural).item()
-    start = problem.negative_elbo(Lifts(problem.y[:, 0])).item()
-    newton = torch.optim.LBFGS(best.parameters(), max_iter=30, line_search_fn="strong_wolfe")
+    bounds = [problem.negative_elbo(q).item() / n for q in (Lifts(problem.y[:, 0]), adam, natural)]
+    newton = torch.optim.LBFGS(adam.parameters(), max_iter=30, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         newton.zero_grad()
-        loss = problem.negative_elbo(best)
+        loss = problem.negative_elbo(adam)
         loss.backward()
         return loss
 
     newton.step(closure)
-    optimum = problem.negative_elbo(best).item()
-    assert start > optimum + 0.5
-    assert found < adam + 0.02
-    assert found < optimum + 0.02
+    start, of_adam, found = (bound - problem.negative_elbo(adam).item() / n for bound in bounds)
+    assert start > 0.2  # the way was much longer than what is left of it
+    assert found < of_adam + 0.02
+    assert found < 0.04
 
 
 def test_state_is_saved() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import topoprior as tp
 from topoprior.inference import PosteriorSamples, diagnose, log_joint, log_prior
-from topoprior.inference.potential import categorical, network_potential
+from topoprior.inference.potential import NetworkPotential, categorical
 from topoprior.utils.files import CheckpointError
 
 NOISE = 0.5
@@ -117,20 +118,29 @@ def test_log_prior_and_log_joint(data: tuple[Tensor, Tensor]) -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
+def klein(**options: Any) -> tp.WeightPrior:
+    return tp.DecoderPrior.from_pretrained("klein-3x3", **options)
+
+
 @pytest.mark.parametrize(
-    "prior", ["klein-3x3", "gaussian", "laplace", "correlated-gaussian", "euclidean-3x3"]
-)
-def test_the_energy_of_chains_is_minus_the_log_joint(prior: str) -> None:
+    "priors",
+    [
+        ("klein-3x3", "klein-3x3"), ("gaussian", "gaussian"), ("laplace", "laplace"), ("euclidean-3x3", "euclidean-3x3"),
+        ("correlated-gaussian", "correlated-gaussian"), ("klein-3x3", "torus-3x3"), (klein(gain=3.0), klein(mean_fraction=0.5)),
+        (klein(mean_fraction=0.0), "klein-3x3"), (klein(residual_fraction=0.2), "klein-3x3"),
+    ],
+)  # fmt: skip
+def test_the_energy_of_chains_is_minus_the_log_joint(priors: tuple[Any, Any]) -> None:
     """Taken together for speed, layer by layer and in a function of named parameters it is one density; so are its gradients."""
     net = nn.Sequential(
-        tp.BayesConv2d(1, 3, 3, padding=1, prior=prior, posterior="delta"),
+        tp.BayesConv2d(1, 3, 3, padding=1, prior=priors[0], posterior="delta"),
         nn.Tanh(),
-        tp.BayesConv2d(3, 2, 3, prior=prior, posterior="delta"),
+        tp.BayesConv2d(3, 2, 3, prior=priors[1], posterior="delta"),
         nn.Flatten(),
         tp.BayesLinear(2 * 4, 3, posterior="delta"),
     ).double()
     data = torch.randn(12, 1, 4, 4).double(), torch.randint(3, (12,))
-    potential = network_potential(net, data, categorical)
+    potential = NetworkPotential(net, data, categorical)
     energies, log_joints = [], []
     for _ in range(2):
         q = torch.randn(potential.space.size).double().requires_grad_()
@@ -146,7 +156,7 @@ def test_the_energy_of_chains_is_minus_the_log_joint(prior: str) -> None:
     before = net(data[0])
     assert torch.equal(before, net(data[0]))  # its own weights are in use again
     with pytest.raises(ValueError, match="target"):
-        network_potential(net, (data[0], data[1] + 9), categorical)(q)
+        NetworkPotential(net, (data[0], data[1] + 9), categorical)(q)
     assert torch.equal(before, net(data[0]))
 
 

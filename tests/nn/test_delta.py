@@ -97,6 +97,29 @@ def test_training_lowers_the_loss() -> None:
     assert losses[-1] < losses[0] - 0.5
 
 
+def test_averages_are_taken_upstairs() -> None:
+    """A latent that walks over the seam of the Klein bottle, which flips v: the average of its lifts is between them."""
+    layer = tp.BayesConv2d(1, 1, 3, posterior="delta")
+    z = layer.weight_posterior.z
+    average = torch.optim.swa_utils.AveragedModel(layer)
+    steps = torch.linspace(0.9, 1.1, 5)
+    for u in steps:
+        with torch.no_grad():
+            z.copy_(torch.tensor([u, 0.2]))
+        average.update_parameters(layer)
+    with torch.no_grad():
+        z.copy_(torch.tensor([0.0, -0.2]))  # (1.0, 0.2) in the fundamental domain
+    expected = layer.weight_posterior.mean()
+    torch.testing.assert_close(average.module.weight_posterior.mean(), expected, rtol=1e-4, atol=1e-5)
+    x = torch.randn(2, 1, 5, 5)
+    torch.testing.assert_close(
+        tp.sample_outputs([average.module, layer], x, 1).diff(dim=0),
+        torch.zeros(1, 2, 1, 3, 3),
+        rtol=0,
+        atol=1e-4,
+    )
+
+
 def test_summary() -> None:
     found = tp.summary(network())
     assert [row.kl_kind for row in found.rows] == ["-log p", "-log p"]

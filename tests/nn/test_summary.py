@@ -90,7 +90,9 @@ def test_a_long_training_says_what_the_summary_says(temperature, kl):
     assert words == [f"after {n} losses: {e}" for n in ("1,000", "2,000") for e in expected]
 
 
-@pytest.mark.parametrize(("kl", "right", "said"), [(5.0, 5.0, False), (5.0, 0.7, True), (5.0, 0.0, True), (50.0, 0.0, False)])
+@pytest.mark.parametrize(
+    ("kl", "right", "said"), [(5.0, 5.0, False), (5.0, 0.7, True), (5.0, 0.0, True), (50.0, 0.0, False)]
+)
 def test_a_bound_below_that_of_a_constant_prediction_is_named(kl, right, said):
     """10 examples, ln 3 = 1.1; KL / N = .5, and a cross entropy of .01, .69 and 1.1 nats. The KL itself is named first.
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from topoprior.inference.geometry import StateSpace
+from topoprior.inference.weights import NetworkWeights
 from topoprior.nn.contexts import bayes_layers
 from topoprior.nn.targets import check_classes
 from topoprior.priors.coordinates import Part, StandardNormal, Uniform
@@ -37,16 +38,18 @@ class Potential:
     ) -> None:
         self.log_density, self.space, self.precision = log_density, space, precision
 
+    def log_density_at(self, q: Tensor) -> Tensor:
+        """Without the normal factor."""
+        return self.log_density(self.space.unflatten(q))
+
     def __call__(self, q: Tensor) -> tuple[float, Tensor]:
-        q = q.detach()
-        x = {name: part.detach().requires_grad_() for name, part in self.space.unflatten(q).items()}
+        q = q.detach().requires_grad_()
         with torch.enable_grad():
-            energy = -self.log_density(x)
+            energy = -self.log_density_at(q)
+            gradient = torch.zeros_like(q)
             if energy.requires_grad:
-                found = torch.autograd.grad(energy, list(x.values()), materialize_grads=True)
-                gradient = self.space.flatten(dict(zip(x, found, strict=True)))
-            else:
-                gradient = torch.zeros_like(q)
+                (gradient,) = torch.autograd.grad(energy, q, materialize_grads=True)
+        q = q.detach()
         if self.precision is not None:
             of_normal = self.precision.to(q) * q
             energy, gradient = energy.detach() + 0.5 * of_normal.dot(q), gradient + of_normal
@@ -168,38 +171,39 @@ def log_joint(
     return prior + count / len(x) * likelihood.to(prior)
 
 
-def network_potential(net: nn.Module, data: tuple[Any, Any], log_likelihood: LogLikelihood) -> Potential:
+class NetworkPotential(Potential):
     """The energy of a network's coordinates given all of its data; constants of the prior are left out.
 
-    What costs in a small network is the number of operations. So the weights of all layers with decoded kernels are made together, and the
-    energy of normal coordinates is that of one vector.
+    The energy of normal coordinates is that of one vector.
+
+    Raises:
+        TypeError, ValueError: of :func:`delta_posteriors`.
     """
-    posteriors = delta_posteriors(net)
-    kinds: dict[type, dict[str, DeltaPosterior]] = {}
-    for name, posterior in posteriors.items():
-        kinds.setdefault(type(posterior.coordinates), {})[name] = posterior
-    space = StateSpace(parts_of(net))
-    precision = torch.zeros(space.size)
-    others = []
-    for block in space.blocks:
-        law = space.parts[block.name].law
-        if isinstance(law, StandardNormal):
-            precision[block.where] = 1
-        elif not isinstance(law, Uniform):
-            others.append((block.name, law))
-    x, y = data
 
-    def log_density(params: dict[str, Tensor]) -> Tensor:
+    def __init__(self, net: nn.Module, data: tuple[Any, Any], log_likelihood: LogLikelihood) -> None:
+        space = StateSpace(parts_of(net))
+        precision = torch.zeros(space.size)
+        self.others = []  # parts of other laws
+        for block in space.blocks:
+            law = space.parts[block.name].law
+            if isinstance(law, StandardNormal):
+                precision[block.where] = 1
+            elif not isinstance(law, Uniform):
+                self.others.append((block, law))
+        self.net, self.data, self.log_likelihood = net, data, log_likelihood
+        self.weights = NetworkWeights(delta_posteriors(net), space)
+        super().__init__(self._of_parts, space, precision)
+
+    def _of_parts(self, x: dict[str, Tensor]) -> Tensor:
+        return self.log_density_at(self.space.flatten(x))
+
+    def log_density_at(self, q: Tensor) -> Tensor:
+        x, y = self.data
         try:
-            for kind, some in kinds.items():
-                points = [(p.coordinates, _own(p, name, params)) for name, p in some.items()]
-                for p, weight in zip(some.values(), kind.weights(points), strict=True):  # type: ignore[attr-defined]
-                    p.held = weight
-            likelihood = log_likelihood(net(x), y).sum()
+            self.weights.hold(q)
+            likelihood = self.log_likelihood(self.net(x), y).sum()
         finally:
-            for p in posteriors.values():
-                p.held = None
-        energies = [law.energy(params[name]) for name, law in others]
-        return likelihood - torch.stack(energies).sum() if energies else likelihood
-
-    return Potential(log_density, space, precision)
+            self.weights.release()
+        for block, law in self.others:
+            likelihood = likelihood - law.energy(q[block.where].view(block.shape))
+        return likelihood

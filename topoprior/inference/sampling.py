@@ -20,9 +20,9 @@ from topoprior.inference.hmc import HMC
 from topoprior.inference.langevin import BAOAB
 from topoprior.inference.potential import (
     LogLikelihood,
+    NetworkPotential,
     Potential,
     categorical,
-    network_potential,
     parts_of,
 )
 from topoprior.inference.samples import PosteriorSamples, Samples
@@ -181,7 +181,7 @@ def sample_posterior(
     x, y = _check_data(data)
     _check_choice("start", start, ("prior", "current"))
     net = copy.deepcopy(net).eval().requires_grad_(False)
-    potential = network_potential(net, (x, y), log_likelihood)
+    potential = NetworkPotential(net, (x, y), log_likelihood)
     own = {name: p.detach() for name, p in net.named_parameters() if name in parts}
     with torch.no_grad():
         rest = {name: t for name, t in net.state_dict().items() if name not in parts}

@@ -127,11 +127,6 @@ class Coordinates(KnownBuffers, ABC):
     def weight(self, x: Mapping[str, Tensor]) -> Tensor:
         """The weights at coordinates ``x``, (*shape)."""
 
-    @classmethod
-    def weights(cls, points: Sequence[tuple[Coordinates, Mapping[str, Tensor]]]) -> list[Tensor]:
-        """The weights of several, each at its own coordinates. A class may take them together, for fewer operations."""
-        return [coordinates.weight(x) for coordinates, x in points]
-
     @abstractmethod
     def invert(self, weight: Tensor) -> dict[str, Tensor]:
         """Coordinates of the weights nearest to ``weight``, without gradients."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -15,8 +15,6 @@ from topoprior.priors.decoded.decoder import KernelDecoder, Scales
 from topoprior.priors.decoded.point import DecodePoint
 from topoprior.utils.precision import at_least_float32
 from topoprior.utils.tracing import functions_work
-
-_SMALL = 2**18  # numbers: below, copying them costs less than the operations it saves
 
 
 def check_fixed_scales(empirical_bayes: bool) -> None:
@@ -76,50 +74,31 @@ class DecodedCoordinates(Coordinates):
             self.get_buffer(self._known_name).copy_(decoder.known(self._amplitude_scales))
         self.decoder.refill_(decoder)
 
+    @property
+    def known(self) -> Tensor:
+        """What the layer keeps of the decoder and the prior's scales (:meth:`KernelDecoder.known`)."""
+        return self.get_buffer(self._known_name)
+
     def weight(self, x: Mapping[str, Tensor]) -> Tensor:
         weight = self._decoded(x["z"], x["alpha"], x["beta"]).view(self.shape)
         return weight if "residual" not in x else weight + self.scales[2] * x["residual"]
 
     def _decoded(self, z: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-        known, pixels = self.get_buffer(self._known_name), self.decoder.pixels
+        pixels = self.decoder.pixels
         if pixels is not None and functions_work(z, alpha, beta) and not torch.jit.is_tracing():
-            return DecodePoint.apply(z, alpha, beta, pixels.waves, known)
-        return self.decoder.weights(z, alpha, beta, known)
+            return DecodePoint.apply(z, alpha, beta, pixels.waves, self.known)
+        return self.decoder.weights(z, alpha, beta, self.known)
 
-    @classmethod
-    def weights(cls, points: Sequence[tuple[Coordinates, Mapping[str, Tensor]]]) -> list[Tensor]:
-        """Those of one decoder side by side, as one layer: in small networks the number of operations is what costs."""
-        groups: dict[Hashable, list[int]] = {}
-        for i, (c, x) in enumerate(points):
-            assert isinstance(c, DecodedCoordinates)
-            pixels = c.decoder.pixels
-            alone = i if pixels is None or "residual" in x or x["z"].numel() > _SMALL else None
-            key = (alone, pixels and pixels.key, x["z"].dtype, x["z"].device)
-            groups.setdefault(key, []).append(i)
-        found: dict[int, Tensor] = {}
-        for members in groups.values():
-            if len(members) == 1:
-                found[members[0]] = points[members[0]][0].weight(points[members[0]][1])
-                continue
-            some: list[tuple[Any, Mapping[str, Tensor]]] = [points[i] for i in members]
-            first, _ = some[0]
-            # In the units of the first, whose scales its weights() has.
-            parts = {
-                name: torch.cat([x[name].flatten(0, 1) * c._relative(first, name) for c, x in some])
-                for name in ("z", "alpha", "beta")
-            }
-            together = first._decoded(*(part[:, None] for part in parts.values()))
-            sizes = [c.shape[:2].numel() for c, _ in some]
-            kernels = together.flatten(0, 1).split(sizes)
-            found |= {i: k.view(c.shape) for i, k, (c, _) in zip(members, kernels, some, strict=True)}
-        return [found[i] for i in range(len(points))]
+    @property
+    def alike(self) -> Hashable:
+        """Equal for layers whose kernels can be decoded together: one decoder, the same amplitudes in use."""
+        assert self.decoder.pixels is not None
+        return self.decoder.pixels.key, *(scale > 0 for scale in self._amplitude_scales)
 
-    def _relative(self, first: DecodedCoordinates, part: str) -> float:
-        """The unit of ``part`` in that of ``first``."""
-        if part == "z":
-            return 1.0
-        i = ("alpha", "beta").index(part)
-        return self._amplitude_scales[i] / (first._amplitude_scales[i] or 1.0)
+    def amplitudes_in(self, other: DecodedCoordinates) -> list[float]:
+        """Units of alpha and beta in those of another layer."""
+        pairs = zip(self._amplitude_scales, other._amplitude_scales, strict=True)
+        return [mine / (its or 1.0) for mine, its in pairs]
 
     @torch.no_grad()
     def invert(self, weight: Tensor) -> dict[str, Tensor]:
