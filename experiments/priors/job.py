@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from experiments.common import data as datasets
 from experiments.common import metrics
+from experiments.common import uncertainty as uncertainty_measures
 from experiments.common.data import ImageData
 from experiments.common.progress import say, scalars
 from experiments.common.splits import stratified_indices
 from experiments.common.store import Store, digest, tensor_bytes
 from experiments.priors import networks, training
-from experiments.priors import uncertainty as uncertainty_measures
 from experiments.priors.grid import Job
 from experiments.priors.hardware import Hardware
 from experiments.priors.methods import Method

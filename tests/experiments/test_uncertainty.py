@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.priors import uncertainty as measures
+from experiments.common import uncertainty as measures
 
 # --- measures ----------------------------------------------------------------------------------
 
