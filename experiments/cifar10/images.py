@@ -14,7 +14,9 @@ from experiments.common import data as datasets
 from experiments.common.data import ImageData
 from experiments.common.splits import stratified_indices, train_validation_split
 from experiments.common.store import digest
+from experiments.common.uncertainty import as_foreign
 
+FASHION = ("embedded", "fashion-mnist")  # to which the foreign images are not foreign
 VALIDATION = 0.1  # of the training images: 5,000 of CIFAR-10's 50,000
 SHIFT = 4  # pixels, either way
 Array = np.ndarray  # of bytes, (N, H, W, C), or of labels, (N,): joblib shares its memory with workers
@@ -22,15 +24,22 @@ Array = np.ndarray  # of bytes, (N, H, W, C), or of labels, (N,): joblib shares 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Bytes (N, H, W, C) with labels (N,). ``corrupted``: (kinds, severities, N, H, W, C), of some test images, ``answers`` their labels."""
+    """Bytes (N, H, W, C) with labels (N,).
+
+    Args:
+        corrupted: (kinds, severities, N, H, W, C), of some test images, and their labels.
+        foreign: (N, H, W, C), no labels: Fashion-MNIST's, of the embedded subset, in size and colours of the others.
+    """
 
     learn: tuple[Array, Array]
     validation: tuple[Array, Array]
     test: tuple[Array, Array]
     corrupted: tuple[Array, Array]
+    foreign: Array
     classes: int
 
     def digest(self) -> str:
+        """Of all but the foreign images, which are the same for every set."""
         parts = (*self.learn, *self.validation, *self.test, *self.corrupted)
         return digest(*(f"{part.shape}".encode() + part.tobytes() for part in parts))
 
@@ -55,10 +64,12 @@ def split(found: ImageData, num_corrupted: int) -> Images:
         _array, (found.train_images, found.train_labels, found.test_images, found.test_labels)
     )
     learn, validation = (part.numpy() for part in train_validation_split(found.train_labels, VALIDATION, 0))
+    foreign = as_foreign(datasets.load("embedded", Path()).test_images, found.test_images)
     some = stratified_indices(found.test_labels, min(num_corrupted, len(answers)), 0).numpy()
     return Images(
         (x[learn], y[learn]), (x[validation], y[validation]), (tests, answers),
-        (corrupted(tests[some]), answers[some]), len(found.classes),
+        (corrupted(tests[some]), answers[some]),
+        _array(foreign[: 0 if found.name in FASHION else None]), len(found.classes),
     )  # fmt: skip
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from experiments.cifar10.images import Images
 from experiments.common.metrics import evaluate
+from experiments.common.uncertainty import AURC, aurc, foreign
 
 _RANGE = 1e-2, 1e2  # of 1 / temperature
 
@@ -31,9 +36,26 @@ def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
     return float((-(low + high) / 2).exp())
 
 
+def nll(logits: Tensor, labels: Tensor) -> float:
+    return float(F.cross_entropy(logits, labels))
+
+
 def judge(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, float]:
-    """Accuracy, NLL, Brier, ECE; the last three also at ``temperature``, as "scaled/..."."""
+    """Accuracy, NLL, Brier, ECE, AURC; the middle three also at ``temperature``, as "scaled/..."."""
     z = logits.double()
     plain, scaled = evaluate(z.softmax(1), labels), evaluate((z / temperature).softmax(1), labels)
     also = {"scaled/" + k.split("/")[1]: v for k, v in scaled.items() if k != "cls/Acc"}
-    return {**plain, **also, "fitted temperature": temperature}
+    return {**plain, **also, AURC: aurc(z.softmax(1), labels), "fitted temperature": temperature}
+
+
+def judge_parts(logits: Mapping[str, Tensor], images: Images) -> dict[str, float]:
+    """Logits of "validation" images fit the temperature; those of "test" are judged, and told apart from "foreign" ones, where given."""
+    labels = torch.from_numpy(images.validation[1])
+    temperature = fitted_temperature(logits["validation"], labels)
+    found = judge(logits["validation"], labels, temperature)
+    measures = {f"validation {name}": value for name, value in found.items()}
+    if "test" in logits:
+        measures |= judge(logits["test"], torch.from_numpy(images.test[1]), temperature)
+    if len(logits.get("foreign", ())):
+        measures |= foreign(*(logits[part].double().softmax(1) for part in ("test", "foreign")))
+    return measures

@@ -22,11 +22,14 @@ class Classifier(nn.Module):
         super().__init__()
         self.body, self.head, self.precision = body, nn.Linear(width, classes), precision
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """(B, width), what the last layer sees."""
         half = self.precision != torch.float32
         with torch.autocast(x.device.type, self.precision if half else None, enabled=half):
-            features = self.body(x)
-        return self.head(features.float())
+            return self.body(x).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
 
 
 def narrow(convolution: Convolution, width: int) -> tuple[nn.Module, int]:

@@ -5,12 +5,15 @@ python -m experiments.cifar10.report experiments/results/cifar10
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from experiments.cifar10.compress import FILE as COMPRESSED
 from experiments.cifar10.corruptions import KINDS, SEVERITIES
 from experiments.cifar10.methods import METHODS
 from experiments.common.document import Document
@@ -19,7 +22,8 @@ from experiments.common.options import report_again
 from experiments.common.palette import colour
 from experiments.common.pictures import png
 from experiments.common.statistics import interval
-from experiments.common.tables import announced, read_runs, signed
+from experiments.common.tables import announced, differences, read_runs, signed
+from experiments.common.uncertainty import AURC, AUROC
 
 PLACES = ["network", "width", "n"]
 #: First minus second: the announced comparisons.
@@ -30,10 +34,22 @@ FAMILY = [
     ("klein", "gaussian"),
     ("klein-residual", "klein"),
 ]
+SIZES = (500, 1000, 5000)  # at which they were announced
+#: Method, weights, members; first minus second, neither announced nor tested.
+MORE = [
+    (("klein", "last", 1), ("nn.Conv2d", "last", 1)),  # beyond the sizes of the announced
+    (("klein", "average", 1), ("nn.Conv2d", "average", 1)),
+    (("klein", "laplace", 1), ("nn.Conv2d", "last", 1)),
+    (("klein", "laplace", 1), ("klein", "last", 1)),
+    (("klein", "laplace", 1), ("nn.Conv2d", "laplace", 1)),
+    (("klein", "last", 4), ("nn.Conv2d", "last", 4)),
+    (("klein", "last", 4), ("nn.Conv2d", "last", 1)),
+]
 MEASURES = {"cls/Acc": "accuracy", "scaled/NLL": "NLL at the fitted temperature"}
 _COLUMNS = {
     "cls/Acc": "accuracy", "cls/NLL": "NLL", "cls/Brier": "Brier", "cal/ECE": "ECE", "scaled/NLL": "NLL, scaled",
-    "scaled/ECE": "ECE, scaled", "corrupted/Acc": "accuracy, corrupted", "kernel numbers": "kernel numbers", "core minutes": "core minutes",
+    "scaled/ECE": "ECE, scaled", AURC: "AURC", AUROC: "AUROC, foreign", "corrupted/Acc": "accuracy, corrupted",
+    "kernel numbers": "kernel numbers", "checkpoint kB": "kB", "core minutes": "core minutes",
 }  # fmt: skip
 _CANDIDATE = ["lr", "latent_lr", "weight_decay", "temperature"]
 
@@ -41,11 +57,11 @@ _CANDIDATE = ["lr", "latent_lr", "weight_decay", "temperature"]
 def read(path: Path) -> pd.DataFrame:
     table = read_runs(path)
     table["core minutes"] = table["core seconds"] / 60
-    return table.assign(**{m: table.get(m) for m in _COLUMNS})  # a measure that no run has is empty
+    return table.assign(**{m: table.get(m, math.nan) for m in _COLUMNS})  # a measure that no run has is empty
 
 
-def report(table: pd.DataFrame, _: Path) -> Document:
-    """Of the rows of runs.csv."""
+def report(table: pd.DataFrame, folder: Path) -> Document:
+    """Of the rows of runs.csv, and those of compression.csv where that is there."""
     reported = table[table["role"] == "reported"]
     single = reported[
         (reported["weights"] == "last") & (reported["members"] == 1) & (reported["member"] == 0)
@@ -58,23 +74,30 @@ def report(table: pd.DataFrame, _: Path) -> Document:
             "Accuracy and NLL at the fitted temperature against the number of images to learn from; means over seeds, 95% intervals.",
         )
     _announced(page, single)
+    _more(page, reported)
     for place, some in reported.groupby(PLACES):
         with page.folded(f"{_where(place)}: every method"):
             page.text(
                 f"Seeds {', '.join(map(str, sorted(some['seed'].unique())))}; {some['steps'].dropna().iloc[0]:.0f} steps of at most {some['batch'].iloc[0]} images. "
-                "Means over seeds, ± half the 95% interval. Average: of the weights over the last steps. Members: networks whose mean prediction it is."
+                "Means over seeds, ± half the 95% interval. Average: of the weights over the last steps. Laplace: the last weights with a normal law of the "
+                "last layer. Members: networks whose mean prediction it is."
             )
             page.table(_levels(some))
     if single["corrupted/Acc"].notna().any():
         page.picture(
             "corruptions.png", _corruptions(single), "Accuracy on corrupted test images, means over seeds."
         )
+    if (folder / COMPRESSED).is_file():
+        _compressed(page, pd.read_csv(folder / COMPRESSED))
     _chosen(page, table[table["role"] == "selection"])
     with page.folded("What rows and columns are"):
         page.text(
             "MAP: the most probable point under the prior at the stated temperature, in whitened coordinates; others have no prior. NLL: negative log likelihood, nats. Brier: squared distance "
             "of the probabilities to the label, summed over classes. ECE: expected calibration error, 15 bins. Scaled: with one temperature a network, fitted on the validation images. "
-            "Corrupted: mean over five kinds and five severities of some of the test images. Kernel numbers: trained numbers of the 3x3 convolutions. Core minutes: of training, one processor."
+            "AURC: area under the curve of error against coverage, the surest answers first; lower is better. AUROC: the chance that a foreign image (Fashion-MNIST, "
+            "1,000 images, resized, grey in three channels) gets a smaller largest probability than a test image, at temperature 1. Corrupted: mean over five kinds and five severities of "
+            "some of the test images. Kernel numbers: trained numbers of the 3x3 convolutions. kB: of the weights and buffers as torch.save writes them, of all members. Core minutes: of "
+            "training, one processor."
         )
     return page
 
@@ -88,7 +111,8 @@ def _where(place: Sequence[object]) -> str:
 
 
 def _announced(page: Document, table: pd.DataFrame) -> None:
-    accuracy, nll = (announced(table, FAMILY, "method", measure, PLACES) for measure in MEASURES)
+    family, table = len(FAMILY) * len(SIZES), table[table["n"] <= max(SIZES)]
+    accuracy, nll = (announced(table, FAMILY, "method", measure, PLACES, family) for measure in MEASURES)
     if not len(accuracy):
         return
     page.heading("Announced differences")
@@ -104,8 +128,49 @@ def _announced(page: Document, table: pd.DataFrame) -> None:
     ]
     page.table([head, *rows])
     page.text(
-        "First minus second, by seed, ± half the 95% interval; in brackets p by Holm over the column. Higher accuracy and lower NLL are better. In bold: p below .05."
+        "First minus second, by seed, ± half the 95% interval; in brackets p by Holm over the "
+        f"{family} announced comparisons of a column, of which those that were not run count as p = 1. Higher accuracy and lower NLL are better. In bold: p below .05."
     )
+
+
+def _more(page: Document, reported: pd.DataFrame) -> None:
+    """Differences of kinds of weights and of ensembles, seed by seed."""
+    some = reported[(reported["members"] > 1) | (reported["member"] == 0)]
+    kinds = [_kind(kind) for kind in zip(some["method"], some["weights"], some["members"], strict=True)]
+    some = some.assign(kind=kinds)
+    columns = {
+        **MEASURES,
+        "scaled/ECE": "ECE at the fitted temperature",
+        AURC: "AURC",
+        AUROC: _COLUMNS[AUROC],
+    }
+    rows = []
+    for pair in MORE:
+        first, second = map(_kind, pair)
+        here = some[some["n"] > max(SIZES)] if pair == MORE[0] else some
+        by_place: dict[tuple[Any, ...], dict[str, pd.Series]] = {}
+        for measure in columns:
+            for _, row in differences(here, first, second, "kind", measure, PLACES).iterrows():
+                by_place.setdefault(tuple(row[PLACES]), {})[measure] = row
+        for place, found in by_place.items():
+            cells = [
+                signed(found[m]["mean"], found[m]["half_width"]) if m in found else "" for m in columns
+            ]
+            seeds = str(next(iter(found.values()))["seeds"])
+            rows.append([f"{first} - {second}", _where(place), seeds, *cells])
+    if rows:
+        with page.folded(
+            "Averages, Laplace's law of the last layer, ensembles: neither announced nor tested"
+        ):
+            page.table([["comparison", "where", "seeds", *columns.values()], *rows])
+            page.text(
+                "First minus second, by seed, ± half the 95% interval, not corrected for their number."
+            )
+
+
+def _kind(kind: tuple[str, str, int]) -> str:
+    method, weights, members = kind
+    return f"{METHODS[method].words} ({weights}{f', {members} members' if members > 1 else ''})"
 
 
 def _pair(row: pd.Series) -> str:
@@ -157,7 +222,7 @@ def _levels(some: pd.DataFrame) -> list[list[str]]:
 def _mean(values: list[float], column: str) -> str:
     if not values:
         return ""
-    if column in ("kernel numbers", "core minutes"):
+    if column in ("kernel numbers", "checkpoint kB", "core minutes"):
         return f"{sum(values) / len(values):,.{1 if 'minutes' in column else 0}f}"
     mean, half = interval(values)
     return f"{mean:.4f}" if half is None else f"{mean:.4f} ± {half:.4f}"
@@ -182,6 +247,23 @@ def _chosen(page: Document, table: pd.DataFrame) -> None:
     with page.folded("How the rates were chosen"):
         page.text(
             f"{last['n'].iloc[0]:,} images, seed {last['seed'].iloc[0]}, validation images alone; in bold what has the lowest NLL at its fitted temperature."
+        )
+        page.table(rows)
+
+
+def _compressed(page: Document, table: pd.DataFrame) -> None:
+    """Kernels stored smaller, the smallest first."""
+    measures = {"cls/Acc": "accuracy", "cls/NLL": "NLL", "scaled/NLL": "NLL, scaled"}
+    rows = [["method", "kernels", "where", "seeds", "kernel kB", *measures.values()]]
+    groups = table.groupby([*PLACES, "method", "form"])
+    for (*place, method, form), mine in sorted(groups, key=lambda group: group[1]["kernel bytes"].mean()):
+        cells = (_mean(mine[measure].tolist(), measure) for measure in measures)
+        size = f"{mine['kernel bytes'].mean() / 1000:.1f}"
+        rows.append([METHODS[method].words, form, _where(place), str(len(mine)), size, *cells])
+    with page.folded("Kernels stored smaller, not trained again"):
+        page.text(
+            "Kernels of its own: combinations of so many, the principal ones of the network. 8 bits: with a scale an output channel. z: the point of the Klein bottle, on 256 x 256 places. "
+            "kB: of the 3x3 convolutions, with scales and bases. Batch statistics are made again."
         )
         page.table(rows)
 

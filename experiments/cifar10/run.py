@@ -14,11 +14,13 @@ Hardware  one core with AMX: 30 s a run at 1,000 images, 80 s at 5,000, some 8 m
 A method on a draw of n images is a run, kept in OUTPUT/runs, and goes on from where it was stopped. Seeds draw the images and the
 start; --members adds networks with other starts on the images of a seed, whose mean predictions are the ensembles of the report.
 Where the runs are gone, --earlier goes on from a runs.csv; an ensemble cannot grow from it, as it wants the members' predictions.
+OUTPUT/networks has the weights of the last step, torch.save's; OUTPUT/logits all predictions.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,15 +31,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from experiments.cifar10 import images as sets
 from experiments.cifar10 import table
 from experiments.cifar10.corruptions import KINDS, SEVERITIES
-from experiments.cifar10.images import Images
-from experiments.cifar10.measures import fitted_temperature, judge
+from experiments.cifar10.images import Array, Images
+from experiments.cifar10.laplace import LastLayer
+from experiments.cifar10.measures import judge_parts
 from experiments.cifar10.methods import CHOSEN, METHODS, numbers
-from experiments.cifar10.networks import NETWORKS
-from experiments.cifar10.training import Training, best_precision
+from experiments.cifar10.networks import NETWORKS, Classifier
+from experiments.cifar10.training import Training, best_precision, saved_bytes
 from experiments.common import data as datasets
 from experiments.common.engine import Pool, compute
 from experiments.common.options import (
@@ -75,42 +79,55 @@ class Cell:
 
 
 def run(cell: Cell) -> dict[str, Any]:
-    """Train, fit a temperature on validation images, judge by test images (but in a selection); keep the logits."""
+    """Train, fit a temperature on validation images, judge by test images (but in a selection); keep logits and weights."""
     config, images = cell.settled, cell.images
     stem = Store(cell.folder / "runs").path(config).stem
     device, saved = torch.device(cell.device), cell.folder / "unfinished" / f"{stem}.pt"
-    training = Training(config, images.subset(config["n"], config["seed"]), saved, device)
+    learn = images.subset(config["n"], config["seed"])
+    training = Training(config, learn, saved, device)
     training.run()
-    about = {**numbers(training.net), "core seconds": training.seconds, "steps": training.steps}
-    about["bfloat16"] = float(best_precision(device) == torch.bfloat16)
-    found, kept = {}, {}
-    for weights, net in training.networks().items():
-        of_validation = training.logits(net, images.validation[0])
-        answers = torch.from_numpy(images.validation[1])
-        temperature = fitted_temperature(of_validation, answers)
-        measures = {f"validation {k}": v for k, v in judge(of_validation, answers, temperature).items()}
-        kept[f"{weights} validation"] = of_validation.numpy()
-        if config["role"] == "reported":
-            logits = training.logits(net, images.test[0])
-            measures |= judge(logits, torch.from_numpy(images.test[1]), temperature)
-            if weights == "last":
-                measures |= corruptions(training, net, images)
-            kept[f"{weights} test"] = logits.numpy()
-        found[weights] = measures
-    table.keep(cell.folder / "logits" / f"{stem}.npz", kept)
+    nets = training.networks()
+    logits: dict[str, dict[str, Tensor]] = {}
+    more: dict[str, dict[str, float]] = {"last": {}, "average": {}}
+    for weights, net in nets.items():
+        head = copy.deepcopy(net.head).cpu().requires_grad_(False)
+        features = {part: training.features(net, x) for part, x in looked_at(config, images).items()}
+        logits[weights] = {part: head(x) for part, x in features.items()}
+        if weights == "last" and config["role"] == "reported":
+            law = LastLayer(training.features(net, learn[0]), head)
+            best = law.best_precision(features["validation"], torch.from_numpy(images.validation[1]))
+            logits["laplace"] = {part: law.logits(x, best) for part, x in features.items()}
+            more |= {"laplace": {"prior precision": best}, "last": corruptions(training, net, images)}
+    weighed = saved_bytes(nets["last"].state_dict())
+    about = {**numbers(training.net), "checkpoint kB": len(weighed) / 1000, "steps": training.steps}
+    about |= {"core seconds": training.seconds, "bfloat16": float(best_precision(device) == torch.bfloat16)}
+    table.keep(cell.folder / "logits" / f"{stem}.npz", logits)
+    if config["role"] == "reported":
+        table.write_file(cell.folder / "networks" / f"{stem}.pt", weighed)
     saved.unlink(missing_ok=True)
-    return {"measures": {**found["last"], **about}, "average": {**found["average"], **about}}
+    return {
+        table.WEIGHTS[weights]: {**judge_parts(parts, images), **more[weights], **about}
+        for weights, parts in logits.items()
+    }
 
 
-def corruptions(training: Training, net: torch.nn.Module, images: Images) -> dict[str, float]:
+def looked_at(config: Mapping[str, Any], images: Images) -> dict[str, Array]:
+    """Bytes by part: a selection has validation images alone."""
+    parts = {"validation": images.validation[0]}
+    if config["role"] == "reported":
+        parts |= {"test": images.test[0], "foreign": images.foreign}
+    return {part: x for part, x in parts.items() if len(x)}
+
+
+def corruptions(training: Training, net: Classifier, images: Images) -> dict[str, float]:
     """Accuracy by kind and severity, and its mean."""
     x, answers = images.corrupted
     if not len(answers):
         return {}
     found = {}
     for (kind, of_kind), severity in product(zip(KINDS, x, strict=True), range(SEVERITIES)):
-        right = training.logits(net, of_kind[severity]).argmax(1).numpy() == answers
-        found[f"{kind} {severity + 1}"] = float(right.mean())
+        logits = net.head(training.features(net, of_kind[severity]).to(training.device))
+        found[f"{kind} {severity + 1}"] = float((logits.argmax(1).cpu().numpy() == answers).mean())
     return {**found, "corrupted/Acc": float(np.mean(list(found.values())))}
 
 
@@ -131,13 +148,14 @@ def configs(args: argparse.Namespace, images: Images) -> Iterator[dict[str, Any]
             raise ValueError(
                 f"--methods {method}: its rates are not chosen yet, of {', '.join(CHOSEN)} they are"
             )
+        foreign = {} if args.select else {"foreign": len(images.foreign)}
         for rates in METHODS[method].candidates() if args.select else [CHOSEN[method]]:
             yield {
                 "role": "selection" if args.select else "reported", "dataset": Path(args.dataset[0]).name,
                 "network": args.network, "width": width, "method": method, "n": n, "seed": seed, "member": member,
                 **rates, "weight_decay": rates["weight_decay"] * _steps(args, SELECTION["n"]) / _steps(args, n),
                 "images_seen": _seen(args, n), "batch": _batch(n), "classes": images.classes,
-                "corrupted": len(images.corrupted[1]), "data": data,
+                "corrupted": len(images.corrupted[1]), **foreign, "data": data,
             }  # fmt: skip
 
 

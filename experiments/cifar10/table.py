@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,47 @@ import torch
 from torch import Tensor
 
 from experiments.cifar10.images import Images
-from experiments.cifar10.measures import fitted_temperature, judge
+from experiments.cifar10.measures import judge_parts
 from experiments.common.store import Run, Store, rounded
 from experiments.common.tables import write_csv
 from topoprior.utils.files import write_atomically
 
-WEIGHTS = ("last", "average")  # of the last step, and the running mean
+#: Of the last step; the running mean; the last step's with Laplace's law of the last layer. By their entry in a run's result.
+WEIGHTS = {"last": "measures", "average": "average", "laplace": "laplace"}
+PARTS = ("validation", "test", "foreign")
 
 
-def keep(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Logits of a run, whole or not at all."""
+def keep(path: Path, logits: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Logits of a run by weights and part, as arrays "weights part" of float32."""
     written = io.BytesIO()
-    logits: dict[str, Any] = {name: array.astype(np.float32) for name, array in arrays.items()}
-    np.savez(written, **logits)
+    arrays: dict[str, Any] = {
+        f"{weights} {part}": z.float().numpy()
+        for weights, parts in logits.items()
+        for part, z in parts.items()
+    }
+    np.savez(written, **arrays)
+    write_file(path, written.getvalue())
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, written.getvalue())
+    write_atomically(path, data)
 
 
 def rows(runs: Iterable[Run]) -> Iterator[dict[str, Any]]:
-    """Two of a run."""
+    """One of a run and each kind of weights."""
     for run in runs:
-        for weights, measures in zip(WEIGHTS, (run.result["measures"], run.result["average"]), strict=True):
-            made_by = run.versions.get("processor", "not known")
-            yield {**run.config, "weights": weights, "members": 1, "processor": made_by, **measures}
+        made_by = run.versions.get("processor", "not known")
+        for weights, entry in WEIGHTS.items():
+            if entry in run.result:
+                yield {
+                    **run.config,
+                    "weights": weights,
+                    "members": 1,
+                    "processor": made_by,
+                    **run.result[entry],
+                }
 
 
 def ensembles(store: Store, logits: Path, images: Images) -> Iterator[dict[str, Any]]:
@@ -52,9 +70,9 @@ def ensembles(store: Store, logits: Path, images: Images) -> Iterator[dict[str, 
         files = [np.load(_file(store, logits, run), allow_pickle=False) for run in some]
         whole = {
             name: sum(run.result["measures"][name] for run in some)
-            for name in ("core seconds", "numbers", "kernel numbers")
+            for name in ("core seconds", "numbers", "kernel numbers", "checkpoint kB")
         }
-        for weights in WEIGHTS:
+        for weights in (w for w in WEIGHTS if all(f"{w} test" in file for file in files)):
             measures = rounded(_ensemble(files, weights, images)) | whole
             yield {**json.loads(key), "weights": weights, "members": len(some), **measures}
 
@@ -63,13 +81,12 @@ def _file(store: Store, logits: Path, run: Run) -> Path:
     return logits / f"{store.path(run.config).stem}.npz"
 
 
-def _ensemble(files: Iterable[Mapping[str, np.ndarray]], weights: str, images: Images) -> dict[str, float]:
+def _ensemble(files: Sequence[Mapping[str, np.ndarray]], weights: str, images: Images) -> dict[str, float]:
     def mean(part: str) -> Tensor:
         members = torch.stack([torch.from_numpy(file[f"{weights} {part}"]).double() for file in files])
         return members.log_softmax(2).logsumexp(0) - np.log(len(members))  # of probabilities, as logits
 
-    temperature = fitted_temperature(mean("validation"), torch.from_numpy(images.validation[1]))
-    return judge(mean("test"), torch.from_numpy(images.test[1]), temperature)
+    return judge_parts({part: mean(part) for part in PARTS if f"{weights} {part}" in files[0]}, images)
 
 
 def write(store: Store, output: Path, images: Images, earlier: pd.DataFrame) -> Path:

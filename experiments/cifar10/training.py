@@ -6,11 +6,11 @@ import io
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -33,6 +33,13 @@ def one_cycle(step: int, steps: int, warm_up: float = WARM_UP) -> float:
     """
     t = (step + 0.5) / steps
     return t / warm_up if t < warm_up else (1 - t) / (1 - warm_up)
+
+
+def saved_bytes(state: Mapping[str, Any]) -> bytes:
+    """What torch.save writes."""
+    written = io.BytesIO()
+    torch.save(dict(state), written)
+    return written.getvalue()
 
 
 def best_precision(device: torch.device) -> torch.dtype:
@@ -69,7 +76,7 @@ class Training:
         torch.manual_seed(self._entropy(0, 0))
         body, width = NETWORKS[config["network"]][0](METHODS[config["method"]].convolution, config["width"])
         net = Classifier(body, width, config["classes"], best_precision(device))
-        self.net: nn.Module = net.to(device).to(memory_format=torch.channels_last)
+        self.net: Classifier = net.to(device).to(memory_format=torch.channels_last)
         groups = tp.parameter_groups(
             self.net, config["lr"], latent_lr=config["latent_lr"], weight_decay=config["weight_decay"]
         )
@@ -131,27 +138,30 @@ class Training:
                 self._save()
                 written = now
 
-    def networks(self) -> dict[str, nn.Module]:
+    def networks(self) -> dict[str, Classifier]:
         """The weights of the last step and their average, each with the batch statistics of its own."""
-        found = {"last": self.net, "average": self.average.module}
+        found = {"last": self.net, "average": cast(Classifier, self.average.module)}
         for net in found.values():
-            tp.update_bn(net, (x for x, _ in self.batches(0, STATISTICS, salt=3)))
+            self.renew_statistics(net)
         return found
 
+    def renew_statistics(self, net: Classifier) -> None:
+        """Of batch normalization, over batches that are the same for every network."""
+        tp.update_bn(net, (x for x, _ in self.batches(0, STATISTICS, salt=3)))
+
     @torch.no_grad()
-    def logits(self, net: nn.Module, images: Array) -> Tensor:
-        """(N, classes), of bytes (N, H, W, C)."""
+    def features(self, net: Classifier, images: Array) -> Tensor:
+        """(N, width), of bytes (N, H, W, C)."""
         net.eval()
-        parts = torch.from_numpy(images).split(500)
-        return torch.cat([net(self.normalized(x.to(self.device).permute(0, 3, 1, 2))).cpu() for x in parts])
+        parts = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).split(500)
+        return torch.cat([net.features(self.normalized(x)).cpu() for x in parts])
 
     def _save(self) -> None:
         assert self.saved is not None
-        state = {name: getattr(self, name).state_dict() for name in ("net", "average", "optimizer")}
-        written = io.BytesIO()
-        torch.save({**state, "step": self.step, "seconds": self.seconds}, written)
+        states = {name: getattr(self, name).state_dict() for name in ("net", "average", "optimizer")}
+        written = saved_bytes({**states, "step": self.step, "seconds": self.seconds})
         self.saved.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.saved, written.getvalue())
+        write_atomically(self.saved, written)
 
     def _load(self) -> None:
         if self.saved is None or not self.saved.is_file():

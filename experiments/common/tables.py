@@ -115,21 +115,31 @@ def differences(
 
 
 def announced(
-    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], by: str, measure: str, places: Sequence[str]
+    table: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    by: str,
+    measure: str,
+    places: Sequence[str],
+    family: int = 0,
 ) -> pd.DataFrame:
-    """:func:`differences` of every pair, named in ``first`` and ``second``; ``adjusted`` is Holm's p over all rows."""
+    """:func:`differences` of every pair, named in ``first`` and ``second``; ``adjusted`` is Holm's p over all rows.
+
+    Args:
+        family: how many comparisons were announced, if they are more than the rows; those that are not there count as p = 1.
+    """
     found = [
         differences(table, first, second, by, measure, places).assign(first=first, second=second)
         for first, second in pairs
     ]
     rows = pd.concat([some for some in found if len(some)] or [pd.DataFrame()], ignore_index=True)
-    return rows.assign(adjusted=adjusted(rows["p"])) if len(rows) else rows
+    return rows.assign(adjusted=adjusted(rows["p"], family)) if len(rows) else rows
 
 
-def adjusted(p: pd.Series) -> pd.Series:
-    """Holm's p; what could not be tested, of a single seed, was announced too and counts as p = 1."""
-    found = pd.Series(holm(p.astype(float).fillna(1.0).tolist()), index=p.index)
-    return found.where(p.notna())
+def adjusted(p: pd.Series, family: int = 0) -> pd.Series:
+    """Holm's p; what could not be tested, of a single seed or not run, was announced too and counts as p = 1."""
+    values = p.astype(float).fillna(1.0).tolist()
+    found = holm(values + [1.0] * (family - len(values)))
+    return pd.Series(found[: len(values)], index=p.index).where(p.notna())
 
 
 def signed(mean: float, half_width: float | None, adjusted: float | None = None) -> str:

@@ -2,6 +2,7 @@
 
 import colorsys
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from experiments.cifar10 import (
+    compress,
     corruptions,
     images,
+    laplace,
     measures,
     methods,
     networks,
@@ -24,7 +27,7 @@ from experiments.cifar10 import (
     table,
     training,
 )
-from experiments.common.data import ImageData
+from experiments.common.data import ImageData, load
 from experiments.common.store import Store
 from experiments.common.tables import announced, read_runs  # noqa: E402
 from tests.experiments.priors.test_data import write_image
@@ -107,6 +110,18 @@ def test_no_image_both_chooses_and_is_learned_from():
     assert images.split(data, 8).digest() == found.digest() != images.split(data, 4).digest()
 
 
+def test_foreign_images_are_grey_clothes_of_the_same_size():
+    found = images.split(little(), 0).foreign
+    assert found.shape == (1000, 16, 16, 3)
+    assert (found == found[..., :1]).all()
+    clothes = load("embedded", Path()).test_images
+    assert found[:, 4:12, 4:12].mean() / 255 == pytest.approx(
+        float(clothes[:, :, 7:21, 7:21].mean()), abs=0.02
+    )
+    named = replace(little(), name="embedded")
+    assert len(images.split(named, 0).foreign) == 0
+
+
 # --- corruptions -----------------------------------------------------------------------------
 
 
@@ -161,6 +176,55 @@ def test_scaled_measures_are_those_of_scaled_logits():
     assert found["cls/NLL"] == pytest.approx(float(F.cross_entropy(z, labels)))
 
 
+def test_parts_are_judged_at_the_temperature_of_validation_images():
+    data = images.split(little(), 0)
+    generator = torch.Generator().manual_seed(0)
+    of = {"validation": data.validation[1], "test": data.test[1], "foreign": data.foreign}
+    z = {part: 2 * torch.randn(len(x), 4, generator=generator) for part, x in of.items()}
+    found = measures.judge_parts(z, data)
+    labels = torch.from_numpy(data.validation[1])
+    assert found["fitted temperature"] == measures.fitted_temperature(z["validation"], labels)
+    assert found["cls/Acc"] == pytest.approx(float((z["test"].argmax(1).numpy() == data.test[1]).mean()))
+    sure = {part: x.double().softmax(1).max(1).values for part, x in z.items()}
+    surer = float((sure["test"][:, None] > sure["foreign"]).double().mean())
+    assert found["ood/AUROC"] == pytest.approx(surer, abs=1e-6)
+    assert not {
+        name for name in measures.judge_parts({"validation": z["validation"]}, data) if name[:3] == "cls"
+    }
+
+
+# --- Laplace ---------------------------------------------------------------------------------
+
+
+def test_the_law_of_the_last_layer_is_that_of_the_full_hessian():
+    """Autograd's second derivative of the loss in weights and biases, its inverse, and a logit's gradient."""
+    generator = torch.Generator().manual_seed(0)
+    features, new = torch.randn(30, 3, generator=generator), torch.randn(5, 3, generator=generator)
+    head = nn.Linear(3, 4)
+    law, precision = laplace.LastLayer(features, head), 0.7
+    shapes = head.weight.shape, head.bias.shape
+    flat = torch.cat([head.weight.flatten(), head.bias]).detach().double()
+
+    def logits(flat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.double(), flat[:12].reshape(shapes[0]), flat[12:])
+
+    def loss(
+        flat: torch.Tensor,
+    ) -> torch.Tensor:  # whose gradient in a label's own logit cancels in the Hessian
+        return F.cross_entropy(logits(flat, features), torch.arange(30) % 4, reduction="sum")
+
+    hessian = torch.autograd.functional.hessian(loss, flat) + precision * torch.eye(16, dtype=torch.double)
+    slopes = torch.autograd.functional.jacobian(lambda flat: logits(flat, new), flat)
+    variance = ((slopes @ hessian.inverse()) * slopes).sum(2)
+    expected = logits(flat, new) / (1 + np.pi / 8 * variance).sqrt()
+    torch.testing.assert_close(law.logits(new, precision).detach(), expected)
+    labels = torch.arange(5) % 4
+    best = law.best_precision(new, labels)
+    losses = [float(F.cross_entropy(law.logits(new, p), labels)) for p in laplace.PRECISIONS]
+    assert laplace.PRECISIONS[int(np.argmin(losses))] == best
+    assert law.logits(new, 1e9).detach() == pytest.approx(head(new).detach().numpy(), abs=1e-5)
+
+
 # --- networks and methods --------------------------------------------------------------------
 
 
@@ -199,6 +263,54 @@ def test_a_klein_start_is_in_the_span_of_the_priors_kernels():
     assert outside.shape[1] >= 3
     assert outside.square().mean().sqrt() < 1e-3 * kernels.square().mean().sqrt()
     assert kernels.square().sum(1).mean() == pytest.approx(2 / 16, rel=0.2)  # six standard errors
+
+
+# --- compression -----------------------------------------------------------------------------
+
+
+def test_bytes_are_within_half_a_step():
+    x = (
+        torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0))
+        * torch.logspace(-3, 3, 5)[:, None, None]
+    )
+    found, size = compress.in_8_bits(x)
+    step = x.flatten(1).abs().amax(1)[:, None, None] / 127
+    assert ((found - x).abs() <= step / 2 * 1.001).all()
+    places = found / step
+    torch.testing.assert_close(places, places.round())
+    assert size == 30 + 4 * 5
+
+
+def test_a_networks_own_kernels_are_those_of_the_singular_value_decomposition():
+    net = network("narrow", "nn.Conv2d")
+    before = torch.cat(
+        [m.weight.detach().flatten(2).flatten(0, 1) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    )
+    assert compress.plain(net, 4, bits=False) == 4 * (4 * len(before) + 4 * 9)
+    after = torch.cat(
+        [m.weight.detach().flatten(2).flatten(0, 1) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    )
+    u, s, v = torch.linalg.svd(before.double(), full_matrices=False)
+    torch.testing.assert_close(after.double(), u[:, :4] * s[:4] @ v[:4], atol=1e-6, rtol=1e-4)
+
+
+def test_points_on_a_grid_are_near():
+    """Lifts are brought into the unit square and rounded there: the kernel moves by less than its slope times half a place."""
+    net = network("narrow", "klein")
+    layer = next(m for m in net.modules() if isinstance(m, methods.tp.BayesConv2d))
+    z = layer.weight_posterior.z
+    with torch.no_grad():
+        z[0, 0] = torch.tensor([1.3, -0.2])  # another lift of (.3, .2)
+        z[0, 1] = torch.tensor([0.999, 0.3])  # rounds to the far side
+    before = layer.weight_posterior.mean().detach().clone()
+    kernels = sum(
+        m.weight_posterior.alpha.numel() for m in net.modules() if isinstance(m, methods.tp.BayesConv2d)
+    )
+    assert compress.points(net, latents=True, amplitudes=False) == (2 + 4 + 4) * kernels
+    assert (z * 256 == (z * 256).round()).all()
+    assert z[0, 0].tolist() == pytest.approx([0.3, 0.2], abs=1 / 500)
+    after = layer.weight_posterior.mean().detach()
+    assert (after - before).norm() < 0.02 * before.norm()
 
 
 # --- training --------------------------------------------------------------------------------
@@ -324,8 +436,14 @@ def test_the_script_from_images_to_report(folder, tmp_path, monkeypatch):
     assert len(chosen) == 2 * 4
     assert chosen["cls/Acc"].isna().all()  # test images are not looked at
     reported = found[found["role"] == "reported"]
-    # seeds x methods x (last, average), two members and their ensemble
-    assert reported["members"].value_counts().to_dict() == {1: 2 * 2 * 2 * 2, 2: 2 * 2 * 2}
+    # seeds x methods x (last, average, laplace), two members and their ensemble
+    assert reported["members"].value_counts().to_dict() == {1: 2 * 2 * 3 * 2, 2: 2 * 2 * 3}
+    assert reported["ood/AUROC"].between(0, 1).all()
+    assert (reported["sc/AURC"] <= 1).all()
+    files = sorted(path.stem for path in (output / "runs").glob("reported*"))
+    assert files == sorted(path.stem for path in (output / "networks").iterdir())
+    sizes = {path.stat().st_size / 1000 for path in (output / "networks").iterdir()}
+    assert set(reported.query("members == 1")["checkpoint kB"]) == pytest.approx(sizes, rel=1e-5)
     assert reported["cls/Acc"].between(0, 1).all()
     assert set(reported["dataset"]) == {"little"}
     assert not list((output / "unfinished").glob("*"))
@@ -336,10 +454,36 @@ def test_the_script_from_images_to_report(folder, tmp_path, monkeypatch):
     text = (two / "report.md").read_text()
     assert "| Klein, MAP - nn.Conv2d | narrow, width 4, n = 24 | 2 |" in text
     assert "How the rates were chosen" in text
+    assert "| Klein, MAP (laplace) - nn.Conv2d (last) | narrow, width 4, n = 24 | 2 |" in text
     assert str(folder.parent) not in text
     assert all(
         (two / name).stat().st_size < 150_000 for name in ("sizes.png", "forest.png", "corruptions.png")
     )
+    assert (
+        compress.main(
+            [
+                "--dataset",
+                f"little={folder}",
+                "--output",
+                str(output),
+                "--sizes",
+                "24",
+                "--seeds",
+                "2",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
+    smaller = pd.read_csv(output / "compression.csv")
+    assert smaller["form"].value_counts()["float32"] == 2 * 2 * 2
+    whole = reported.query("members == 1 and weights == 'last'").set_index(["method", "seed", "member"])[
+        "cls/NLL"
+    ]
+    again = smaller.query("form == 'float32'").set_index(["method", "seed", "member"])["cls/NLL"]
+    pd.testing.assert_series_equal(whole.sort_index(), again.sort_index(), rtol=1e-5)
+    assert report.main([str(output)]) == 0
+    assert "4 kernels of its own, 8 bits" in (output / "report.md").read_text()
     monkeypatch.setattr(training.Training, "run", None)  # would fail if a run were made again
     assert command(folder, output, *some) == 0
     # elsewhere, from the committed rows alone
@@ -371,7 +515,7 @@ def test_a_run_takes_the_place_of_an_earlier_row(folder, tmp_path):
     earlier.to_csv(tmp_path / "earlier.csv", index=False)
     assert command(folder, output, *some, "--seeds", "1", "--earlier", str(tmp_path / "earlier.csv")) == 0
     found = read_runs(output / "runs.csv")
-    assert found["seed"].tolist() == [0, 0, 7, 7]
+    assert found["seed"].tolist() == [0, 0, 0, 7, 7, 7]
     assert (found["cls/Acc"] <= 1).all()
     assert set(found["data"]) == set(rows["data"])
 
@@ -390,6 +534,8 @@ def test_differences_by_hand():
     small = stats.ttest_rel([0.5, 0.6, 0.58], [0.4, 0.55, 0.5]).pvalue
     assert small < found.loc[1000, "p"]
     assert found.loc[500, "adjusted"] == pytest.approx(2 * small)
+    both = announced(pd.DataFrame(rows), report.FAMILY, "method", "cls/Acc", report.PLACES, family=15)
+    assert both.set_index("n").loc[500, "adjusted"] == pytest.approx(min(1, 15 * small))
 
 
 @pytest.mark.parametrize(
@@ -418,6 +564,6 @@ def test_rates_that_were_chosen_are_candidates():
 
 
 def test_logits_are_kept_whole(tmp_path):
-    table.keep(tmp_path / "a" / "run.npz", {"last test": np.ones((2, 3))})
+    table.keep(tmp_path / "a" / "run.npz", {"last": {"test": torch.ones(2, 3)}})
     assert np.load(tmp_path / "a" / "run.npz")["last test"].dtype == np.float32
     assert json.dumps([path.name for path in (tmp_path / "a").iterdir()]) == '["run.npz"]'
