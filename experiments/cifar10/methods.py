@@ -31,12 +31,15 @@ class Method(NamedTuple):
         return layer
 
     def candidates(self) -> list[dict[str, float]]:
-        """Rates of AdamW; a prior has a temperature where plain weights have a decay."""
+        """Rates of AdamW. A prior has a temperature where plain weights have a decay; its last layer and batch normalization have
+        the rate and the decay of the plain network's, which are strong in three of four."""
         if self.prior is None:
-            pairs = (6e-3, 0.01), (6e-3, 0.3), (6e-3, 3.0), (2e-2, 0.3)
-            return [_rates(lr, lr, decay, 0.0) for lr, decay in pairs]
-        pairs = (0.03, 0.1), (0.03, 1.0), (0.03, 10.0), (0.1, 1.0)
-        return [_rates(3e-3, lr, 0.01, temperature) for lr, temperature in pairs]
+            return [_rates(6e-3, 6e-3, decay, 0.0) for decay in (0.01, 0.3, 3.0, 10.0)]
+        strong = (0.03, 0.1), (0.03, 1.0), (0.1, 1.0)
+        return [
+            _rates(3e-3, 0.03, 0.01, 1.0),
+            *(_rates(6e-3, latent_lr, 3.0, temperature) for latent_lr, temperature in strong),
+        ]
 
 
 def _residual() -> tp.WeightPrior:
