@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from experiments.cifar10 import pictures
 from experiments.cifar10.compress import FILE as COMPRESSED
-from experiments.cifar10.corruptions import KINDS, SEVERITIES
 from experiments.cifar10.methods import METHODS
+from experiments.cifar10.pictures import MEASURES, PLACES, where
 from experiments.common.document import Document
-from experiments.common.forest import Cell, Panel, forest
 from experiments.common.options import report_again
-from experiments.common.palette import colour
-from experiments.common.pictures import png
 from experiments.common.statistics import interval
 from experiments.common.tables import announced, differences, read_runs, signed
 from experiments.common.uncertainty import AURC, AUROC
 
-PLACES = ["network", "width", "n"]
 #: First minus second: the announced comparisons.
 FAMILY = [
     ("klein", "nn.Conv2d"),
@@ -45,7 +42,6 @@ MORE = [
     (("klein", "last", 4), ("nn.Conv2d", "last", 4)),
     (("klein", "last", 4), ("nn.Conv2d", "last", 1)),
 ]
-MEASURES = {"cls/Acc": "accuracy", "scaled/NLL": "NLL at the fitted temperature"}
 _COLUMNS = {
     "cls/Acc": "accuracy", "cls/NLL": "NLL", "cls/Brier": "Brier", "cal/ECE": "ECE", "scaled/NLL": "NLL, scaled",
     "scaled/ECE": "ECE, scaled", AURC: "AURC", AUROC: "AUROC, foreign", "corrupted/Acc": "accuracy, corrupted",
@@ -57,7 +53,9 @@ _CANDIDATE = ["lr", "latent_lr", "weight_decay", "temperature"]
 def read(path: Path) -> pd.DataFrame:
     table = read_runs(path)
     table["core minutes"] = table["core seconds"] / 60
-    return table.assign(**{m: table.get(m, math.nan) for m in _COLUMNS})  # a measure that no run has is empty
+    return table.assign(
+        **{m: table.get(m, math.nan) for m in _COLUMNS}
+    )  # a measure that no run has is empty
 
 
 def report(table: pd.DataFrame, folder: Path) -> Document:
@@ -70,13 +68,13 @@ def report(table: pd.DataFrame, folder: Path) -> Document:
     if single["n"].nunique() > 1:
         page.picture(
             "sizes.png",
-            _sizes(single),
+            pictures.sizes(single),
             "Accuracy and NLL at the fitted temperature against the number of images to learn from; means over seeds, 95% intervals.",
         )
     _announced(page, single)
     _more(page, reported)
     for place, some in reported.groupby(PLACES):
-        with page.folded(f"{_where(place)}: every method"):
+        with page.folded(f"{where(place)}: every method"):
             page.text(
                 f"Seeds {', '.join(map(str, sorted(some['seed'].unique())))}; {some['steps'].dropna().iloc[0]:.0f} steps of at most {some['batch'].iloc[0]} images. "
                 "Means over seeds, ± half the 95% interval. Average: of the weights over the last steps. Laplace: the last weights with a normal law of the "
@@ -85,7 +83,9 @@ def report(table: pd.DataFrame, folder: Path) -> Document:
             page.table(_levels(some))
     if single["corrupted/Acc"].notna().any():
         page.picture(
-            "corruptions.png", _corruptions(single), "Accuracy on corrupted test images, means over seeds."
+            "corruptions.png",
+            pictures.corruptions(single),
+            "Accuracy on corrupted test images, means over seeds.",
         )
     if (folder / COMPRESSED).is_file():
         _compressed(page, pd.read_csv(folder / COMPRESSED))
@@ -102,11 +102,6 @@ def report(table: pd.DataFrame, folder: Path) -> Document:
     return page
 
 
-def _where(place: Sequence[object]) -> str:
-    network, width, n = place
-    return f"{network}, width {width}, n = {n:,}"
-
-
 # --- announced differences -------------------------------------------------------------------
 
 
@@ -118,12 +113,12 @@ def _announced(page: Document, table: pd.DataFrame) -> None:
     page.heading("Announced differences")
     page.picture(
         "forest.png",
-        _forest(accuracy, nll),
+        pictures.differences(accuracy, nll),
         "First minus second, by seed, with 95% intervals that are not corrected for their number; no interval for a single seed.",
     )
     head = ["comparison", "where", "seeds", *MEASURES.values()]
     rows = [
-        [_pair(a), _where(a[PLACES]), str(a["seeds"]), *(_difference(x) for x in (a, b))]
+        [_pair(a), where(a[PLACES]), str(a["seeds"]), *(_difference(x) for x in (a, b))]
         for (_, a), (_, b) in zip(accuracy.iterrows(), nll.iterrows(), strict=True)
     ]
     page.table([head, *rows])
@@ -157,7 +152,7 @@ def _more(page: Document, reported: pd.DataFrame) -> None:
                 signed(found[m]["mean"], found[m]["half_width"]) if m in found else "" for m in columns
             ]
             seeds = str(next(iter(found.values()))["seeds"])
-            rows.append([f"{first} - {second}", _where(place), seeds, *cells])
+            rows.append([f"{first} - {second}", where(place), seeds, *cells])
     if rows:
         with page.folded(
             "Averages, Laplace's law of the last layer, ensembles: neither announced nor tested"
@@ -180,28 +175,6 @@ def _pair(row: pd.Series) -> str:
 def _difference(row: pd.Series) -> str:
     text = signed(row["mean"], row["half_width"], row["adjusted"])
     return f"**{text}**" if row["adjusted"] < 0.05 else text
-
-
-def _forest(accuracy: pd.DataFrame, nll: pd.DataFrame) -> bytes:
-    pairs = list(dict.fromkeys(zip(accuracy["first"], accuracy["second"], strict=True)))
-    panels = []
-    for rows, axis in (
-        (accuracy, "accuracy (right: first better)"),
-        (nll, "NLL, scaled (left: first better)"),
-    ):
-        for place, some in rows.groupby(PLACES):
-            by_pair = {(r["first"], r["second"]): r for _, r in some.iterrows()}
-            cells = [_cell(by_pair[pair]) if pair in by_pair else None for pair in pairs]
-            panels.append(Panel(_where(place).split(", ", 1)[1], axis, cells))
-    labels = [
-        f"{METHODS[a].words.removesuffix(', MAP')} - {METHODS[b].words.removesuffix(', MAP')}"
-        for a, b in pairs
-    ]
-    return forest(labels, [colour(b if a == "klein" else a) for a, b in pairs], panels, len(panels) // 2)
-
-
-def _cell(row: pd.Series) -> Cell:
-    return Cell(row["mean"], None if pd.isna(row["half_width"]) else row["half_width"])
 
 
 # --- levels ----------------------------------------------------------------------------------
@@ -259,70 +232,13 @@ def _compressed(page: Document, table: pd.DataFrame) -> None:
     for (*place, method, form), mine in sorted(groups, key=lambda group: group[1]["kernel bytes"].mean()):
         cells = (_mean(mine[measure].tolist(), measure) for measure in measures)
         size = f"{mine['kernel bytes'].mean() / 1000:.1f}"
-        rows.append([METHODS[method].words, form, _where(place), str(len(mine)), size, *cells])
+        rows.append([METHODS[method].words, form, where(place), str(len(mine)), size, *cells])
     with page.folded("Kernels stored smaller, not trained again"):
         page.text(
             "Kernels of its own: combinations of so many, the principal ones of the network. 8 bits: with a scale an output channel. z: the point of the Klein bottle, on 256 x 256 places. "
             "kB: of the 3x3 convolutions, with scales and bases. Batch statistics are made again."
         )
         page.table(rows)
-
-
-# --- pictures --------------------------------------------------------------------------------
-
-
-def _methods(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    for method in METHODS:
-        mine = table[table["method"] == method]
-        if len(mine):
-            yield method, mine
-
-
-def _sizes(table: pd.DataFrame) -> bytes:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.3, 3.4), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, (measure, words) in zip(axes, MEASURES.items(), strict=True):
-        for k, (method, mine) in enumerate(_methods(table)):
-            for j, (_, some) in enumerate(mine.groupby(PLACES[:2])):
-                levels = [(n, *interval(found[measure].tolist())) for n, found in some.groupby("n")]
-                sizes = [n * 1.03 ** (k - 2.5) for n, _, _ in levels]  # side by side
-                label = METHODS[method].words if j == 0 else None
-                axis.errorbar(
-                    sizes, [m for _, m, _ in levels], yerr=[half or 0.0 for _, _, half in levels], color=colour(method),
-                    label=label, marker="os^v"[j % 4], markersize=4, linewidth=1, capsize=2,
-                )  # fmt: skip
-        axis.set_xscale("log")
-        axis.set_xlabel("images to learn from")
-        axis.set_title(words, fontsize=10)
-        axis.grid(color="0.9", linewidth=0.7)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(fontsize=8, frameon=False)
-    return png(figure)
-
-
-def _corruptions(table: pd.DataFrame) -> bytes:
-    """Of the place with the most seeds, the largest n among them."""
-    from matplotlib.figure import Figure
-
-    _, some = max(table.groupby(PLACES), key=lambda group: (group[1]["seed"].nunique(), group[0][2]))
-    figure = Figure(figsize=(8.3, 2.6), layout="constrained")
-    for axis, kind in zip(figure.subplots(1, len(KINDS), sharey=True), KINDS, strict=True):
-        for method, mine in _methods(some):
-            severities = range(1, SEVERITIES + 1)
-            levels = [mine["cls/Acc"].mean(), *(mine[f"{kind} {s}"].mean() for s in severities)]
-            axis.plot(
-                [0, *severities], levels, color=colour(method), label=METHODS[method].words, linewidth=1
-            )
-        axis.set_title(f"{kind}, n = {some['n'].iloc[0]:,}" if kind == "noise" else kind, fontsize=10)
-        axis.set_xlabel("severity", fontsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color="0.9", linewidth=0.7)
-    figure.legend(
-        *axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
-    )
-    return png(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
