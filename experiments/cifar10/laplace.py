@@ -39,7 +39,7 @@ class LastLayer:
         hessian = torch.empty(classes, size, classes, size, dtype=torch.double)
         for c in range(classes):
             for d in range(c + 1):
-                slope = p[:, c] * ((c == d) - p[:, d])
+                slope = p[:, c] * (float(c == d) - p[:, d])
                 hessian[c, :, d] = hessian[d, :, c] = (phi * slope[:, None]).T @ phi
         values, vectors = torch.linalg.eigh(hessian.reshape(classes * size, -1))
         self.values, self.vectors = values.clamp_min(0), vectors.reshape(classes, size, -1)
