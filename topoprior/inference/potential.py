@@ -59,6 +59,10 @@ class Potential:
 def categorical(output: Tensor, target: Tensor) -> Tensor:
     """log p(y | logits), summed over a batch: minus the cross entropy. Errors as of :func:`~topoprior.elbo_loss`."""
     check_classes(output, target)
+    return _categorical(output, target)
+
+
+def _categorical(output: Tensor, target: Tensor) -> Tensor:
     return -F.cross_entropy(output, target, reduction="sum")
 
 
@@ -202,6 +206,8 @@ class NetworkPotential(Potential):
         try:
             self.weights.hold(q)
             likelihood = self.log_likelihood(self.net(x), y).sum()
+            if self.log_likelihood is categorical:
+                self.log_likelihood = _categorical  # the targets stay as they are: checked once
         finally:
             self.weights.release()
         for block, law in self.others:
