@@ -35,7 +35,10 @@ SIZES = (500, 1000, 5000)  # at which they were announced
 #: Method, weights, members; first minus second, neither announced nor tested.
 MORE = [
     (("klein", "last", 1), ("nn.Conv2d", "last", 1)),  # beyond the sizes of the announced
+    (("klein-start", "last", 1), ("nn.Conv2d", "last", 1)),
     (("klein", "average", 1), ("nn.Conv2d", "average", 1)),
+    (("klein", "average", 1), ("klein", "last", 1)),
+    (("nn.Conv2d", "average", 1), ("nn.Conv2d", "last", 1)),
     (("klein", "laplace", 1), ("nn.Conv2d", "last", 1)),
     (("klein", "laplace", 1), ("klein", "last", 1)),
     (("klein", "laplace", 1), ("nn.Conv2d", "laplace", 1)),
@@ -155,7 +158,7 @@ def _more(page: Document, reported: pd.DataFrame) -> None:
             rows.append([f"{first} - {second}", where(place), seeds, *cells])
     if rows:
         with page.folded(
-            "Averages, Laplace's law of the last layer, ensembles: neither announced nor tested"
+            "Start, averages, Laplace's law of the last layer, ensembles: neither announced nor tested"
         ):
             page.table([["comparison", "where", "seeds", *columns.values()], *rows])
             page.text(
