@@ -40,6 +40,8 @@ def write(table: pd.DataFrame, output: Path) -> None:
     write_csv(output / "runs.csv", table)
     document = Document("Swapping a layer in")
     held_out, choosing = table[table["seed"] < CHOOSING], table[table["seed"] >= CHOOSING]
+    usual = table["steps"] == table["steps"].mode()[0]
+    held_out, longer = held_out[usual], held_out[~usual]
     other = held_out["network"].isin(TASKS)
     held_out, extra = held_out[~other], held_out[other]
     if len(held_out):
@@ -67,6 +69,11 @@ def write(table: pd.DataFrame, output: Path) -> None:
                 "distance of the shares below the predicted quantiles from nominal."
             )
             document.table(rows(extra))
+    for steps, some in longer.groupby("steps"):
+        with document.folded(f"With {steps} steps"):
+            document.table(summary(some))
+            document.table(split(some, "network"))
+            document.table(rows(some))
     if len(choosing):
         with document.folded(f"Candidates, seeds {CHOOSING} and on"):
             document.table(summary(choosing))

@@ -130,8 +130,8 @@ def nearest_klein(kernels: Tensor, metric: str = "contrast") -> tuple[Tensor, Te
     """Distance to the analytic kernels, (N,), and the nearest one's point of the Klein bottle, (N, 2).
 
     Kernels (N, k, k), and the analytic ones, are taken without their means and scaled to norm 1, so distances
-    are at most sqrt(2) (F and -F are both in the family). A grid search and damped Gauss-Newton steps: of
-    noise, a kernel in a hundred is up to .003 farther than the least distance, near another point.
+    are at most sqrt(2) (F and -F are both in the family). The search is over the whole circle of
+    orientations (:class:`~topoprior.kernels.planes.PlaneSearch`), so the distance is the least there is.
 
     Raises:
         TypeError, ValueError: no real tensor of this shape, or NaN or infinity in it.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from topoprior.kernels.planes import MixesTwo, PlaneSearch
 from topoprior.utils.checks import check_values
 from topoprior.utils.least_squares import levenberg_marquardt
 from topoprior.utils.plain import on_cpu
@@ -51,7 +52,9 @@ def nearest_kernels(
 
     At a given z the best alpha and b are known (:func:`amplitudes`): what is left to maximize is the squared cosine
     of w and g(z), both less their means (variable projection, Golub and Pereyra 1973). From the best points of a grid
-    that are not in each other's basins, a few Levenberg-Marquardt steps; from the best of these more of them.
+    that are not in each other's basins, a few Levenberg-Marquardt steps; from the best of these more of them. Where one
+    latent only mixes two kernels, as on the analytic Klein bottle, the other one alone is searched for, and exactly
+    (:class:`~topoprior.kernels.planes.PlaneSearch`).
 
     Args:
         kernels: (N, k), float32 or float64.
@@ -67,9 +70,13 @@ def nearest_kernels(
         True
     """
     check_values("kernels", kernels)
-    search = _Search(decoder, kernels, offset)
+    search: PlaneSearch | _Search
+    if getattr(decoder, "mixing_axis", None) is None:
+        search = _Search(decoder, kernels, offset)
+    else:
+        search = PlaneSearch(cast(MixesTwo, decoder), kernels, offset)
     quiet = not progress or len(kernels) < _LONG
-    blocks = tqdm(kernels.split(_BLOCK), desc="nearest kernels", leave=False, disable=quiet or None)
+    blocks = tqdm(kernels.split(search.block), desc="nearest kernels", leave=False, disable=quiet or None)
     return torch.cat([search(block) for block in blocks])
 
 
@@ -85,6 +92,8 @@ def amplitudes(kernels: Tensor, decoded: Tensor, *, offset: bool = True) -> Tens
 
 class _Search:
     """The grid and what is known of its kernels; pixels are coordinates in the span of all of them."""
+
+    block = _BLOCK
 
     def __init__(self, decoder: Decodes, like: Tensor, offset: bool) -> None:
         self.decoder, self.offset = decoder, offset

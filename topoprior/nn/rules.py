@@ -32,9 +32,10 @@ class Rules:
             raise ValueError(f"prior: expected one or several, found {priors!r}")
         self.linear_prior, self.fallback = linear_prior, fallback
         self.posterior, self.init, self.relative_scale = posterior, init, relative_scale
-        for given in (*self.priors, linear_prior, fallback):
+        self.known = [get_prior(given) for given in self.priors]  # a wrong name fails here, before any work
+        for given in (linear_prior, fallback):
             if given is not None:
-                get_prior(given)  # a wrong name fails here, before any work
+                get_prior(given)
         self.served = self.convolutions = 0
 
     def choose(self, module: nn.Module, shape: Shape) -> tuple[PriorLike | None, str]:
@@ -42,15 +43,16 @@ class Rules:
         if isinstance(module, nn.Linear):
             return self.linear_prior, ""
         self.convolutions += 1
-        serving = [prior for prior in self.priors if get_prior(prior).serves(shape)]
-        if not serving:
+        pairs = zip(self.priors, self.known, strict=True)
+        prior, known = next((pair for pair in pairs if pair[1].serves(shape)), (None, None))
+        if prior is None or known is None:
             return self.fallback, "x".join(map(str, shape[2:])) + " kernels"
         depthwise = shape[1] == 1 and getattr(module, "groups", 1) > 1
         other_size = (*shape[:2], *(size + 2 for size in shape[2:]))
-        if depthwise and not get_prior(serving[0]).for_shape(shape).serves(other_size):
+        if depthwise and not known.for_shape(shape).serves(other_size):
             return self.fallback, "depthwise"
         self.served += 1
-        return serving[0], ""
+        return prior, ""
 
     def served_few(self) -> str:
         """A word where the priors asked for are those of less than a tenth of the convolutions."""

@@ -88,9 +88,15 @@ class ProductWaves:
                     slopes[d, p] = math.prod(factors[:d] + factors[d + 1 :], start=slope)
         return values, slopes
 
-    # --- what the search for the nearest kernel asks (kernels/nearest.py) -------------------------------
+    # --- what the search for the nearest kernel asks (kernels/nearest.py, kernels/planes.py) ------------
 
     extent = math.inf
+
+    @property
+    def mixing_axis(self) -> int | None:
+        """An axis whose waves all have order 1, beside at most one other: g is linear in cos and sin of this coordinate."""
+        axes = [d for d in range(len(self.periods)) if all(waves[d][0] == 1 for waves in self.products)]
+        return axes[0] if axes and len(self.periods) <= 2 else None
 
     def linearize(self, x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
         """basis^T g, (r, N), and its derivatives, (dim, r, N), at points ``x`` (dim, N)."""
