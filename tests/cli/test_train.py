@@ -52,8 +52,10 @@ def test_a_prior_from_a_network(tmp_path):
         network[1].weight += 0.1
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(network.state_dict(), path)
-    record = trained(tmp_path, "network", str(path), "--size", "5", "--covering", "circle", *SIMPLE)
+    options = ["--size", "5", "--covering", "circle", "--num", "110", *SIMPLE]
+    record = trained(tmp_path, "network", str(path), *options)
     assert record["layers"] == {"0.weight": 24, "1.weight": 96}
+    assert record["drawn"] == record["num_train"] + record["num_test"] == 110
     prior = tp.get_prior(tmp_path / "out")
     assert prior.kernel_size == (5, 5)
     # The energy of the means that were taken away is the prior's beta's.

@@ -19,6 +19,7 @@ from topoprior.topology.homology import farthest_points
 
 _NEIGHBOUR = 15  # whose distance says how dense it is
 _SIZE = 3  # pixels a side
+_MOST = 20_000  # kernels of a network: enough to cover a surface, and half a minute of training
 
 
 class Data(NamedTuple):
@@ -64,6 +65,12 @@ def add_sources(parsers: Any) -> list[argparse.ArgumentParser]:
         "--threshold", type=below_one, default=0.1, help="drop kernels below this times their layer's"
     )
     group.add_argument("--keep-means", action="store_true", help="do not center kernels")
+    group.add_argument(
+        "--num",
+        type=at_least(100),
+        default=_MOST,
+        help="at most so many, drawn at random where there are more",
+    )
     network.set_defaults(load=_network)
     return [klein, own, patches, network]
 
@@ -143,5 +150,9 @@ def _network(args: argparse.Namespace) -> Data:
     record = {"layers": found.layers, "dropped": found.dropped, "mean_fraction": found.mean_fraction}
     # The means that were taken away are what the prior's beta is for.
     options = {} if args.keep_means else {"mean_fraction": min(0.9, found.mean_fraction)}
-    what = f"{len(found.kernels):,} kernels of {Path(args.network).name}."
-    return Data(found.kernels, what, options, record)
+    count, kernels = len(found.kernels), found.kernels
+    if count > args.num:
+        kernels = kernels[torch.randperm(count)[: args.num]]
+        record["drawn"] = args.num
+    many = f"{len(kernels):,} of {count:,}" if len(kernels) < count else f"{count:,}"
+    return Data(kernels, f"{many} kernels of {Path(args.network).name}.", options, record)
