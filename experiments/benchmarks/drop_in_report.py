@@ -27,7 +27,7 @@ def joined(earlier: pd.DataFrame, runs: Iterable[Run]) -> pd.DataFrame:
     runs = list(runs)
     made_by = [run.versions.get("processor", "not known") for run in runs]
     for run, processor in zip(runs, made_by, strict=True):
-        here = {name: run.config[name] for name in (*PLACE, "layer", "seed")}
+        here = {name: run.config[name] for name in (*PLACE, "layer", "seed", "steps")}
         elsewhere = same(earlier, run.config) & ~same(earlier, {"processor": processor})
         earlier = earlier[elsewhere | ~same(earlier, here)]
     parts = [part for part in (earlier, frame(runs).assign(processor=made_by)) if len(part)]

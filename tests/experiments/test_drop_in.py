@@ -72,14 +72,15 @@ def test_a_run_goes_on_from_a_table(tmp_path, monkeypatch):
 
 
 def test_runs_of_other_numbers_of_steps_are_apart(tmp_path):
-    command = [*TINY, "--networks", "plain", "--layers", "nn.Conv2d,klein-3x3", "--output", str(tmp_path)]
-    drop_in.main([*command, "--seeds", "2"])
+    command = [*TINY, "--networks", "plain", "--layers", "nn.Conv2d,klein-3x3"]
+    drop_in.main([*command, "--output", str(tmp_path), "--seeds", "2"])
     first, _ = (tmp_path / "report.md").read_text().split("<details>", 1)
-    drop_in.main([*command, "--seeds", "0,", "--steps", "3"])
-    report = (tmp_path / "report.md").read_text()
+    more = ["--output", str(tmp_path / "more"), "--earlier", str(tmp_path / "runs.csv")]
+    drop_in.main([*command, *more, "--seeds", "0,", "--steps", "3"])
+    report = (tmp_path / "more" / "report.md").read_text()
     assert report.startswith(first)
     assert report.count("With 3 steps") == 1
-    assert len(pd.read_csv(tmp_path / "runs.csv")) == 6
+    assert len(pd.read_csv(tmp_path / "more" / "runs.csv")) == 6
 
 
 def test_labels_that_were_corrected_are_trained_anew(tmp_path, monkeypatch):
