@@ -40,7 +40,7 @@ def write(table: pd.DataFrame, output: Path) -> None:
     write_csv(output / "runs.csv", table)
     document = Document("Swapping a layer in")
     held_out, choosing = table[table["seed"] < CHOOSING], table[table["seed"] >= CHOOSING]
-    usual = table["steps"] == table["steps"].mode()[0]
+    usual = held_out["steps"] == table["steps"].mode()[0]
     held_out, longer = held_out[usual], held_out[~usual]
     other = held_out["network"].isin(TASKS)
     held_out, extra = held_out[~other], held_out[other]
