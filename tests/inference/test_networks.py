@@ -160,6 +160,16 @@ def test_the_energy_of_chains_is_minus_the_log_joint(priors: tuple[Any, Any]) ->
     assert torch.equal(before, net(data[0]))
 
 
+def test_the_gradient_of_chains_is_no_function_of_its_own() -> None:
+    """It is written by hand, so a second derivative, which would be wrong, is refused."""
+    net = nn.Sequential(tp.BayesConv2d(1, 1, 3, posterior="delta"), nn.Flatten())
+    potential = NetworkPotential(net, (torch.randn(2, 1, 4, 4), torch.tensor([0, 1])), categorical)
+    q = torch.randn(potential.space.size, requires_grad=True)
+    (gradient,) = torch.autograd.grad(potential.log_density_at(q), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
+
+
 def test_the_posterior_fits_the_data() -> None:
     """Two classes that one kernel tells apart: predictions after sampling, which the prior's draws do not give."""
     x = torch.randn(40, 1, 4, 4)

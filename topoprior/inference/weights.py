@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from topoprior.inference.geometry import StateSpace
 from topoprior.priors.coordinates import ScaledCoordinates
@@ -154,7 +155,7 @@ class _Decoded:
 
 
 class _Weights(torch.autograd.Function):
-    """(size,) to the plain weights and those of each group of decoded layers."""
+    """(size,) to the plain weights and those of each group of decoded layers. Its gradient is not differentiated again."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, plan: NetworkWeights) -> tuple[Tensor, ...]:
@@ -170,6 +171,7 @@ class _Weights(torch.autograd.Function):
         return tuple(found)
 
     @staticmethod
+    @once_differentiable  # what is kept has no graph: a second derivative would be wrong
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         plan: NetworkWeights = ctx.plan
         gradient = torch.zeros_like(plan.units)
