@@ -66,6 +66,13 @@ def test_the_search_over_planes_finds_what_was_decoded(dtype, bound):
     assert ((alpha * found + level - kernels).norm(dim=1) / kernels.norm(dim=1)).max() < bound
 
 
+def test_the_search_over_planes_knows_no_scale():
+    """Powers of two, whose squares float32 does not have."""
+    waves, kernels = tp.get_prior("klein-3x3").waves, torch.randn(50, 9)
+    for scale in (2.0**100, 2.0**-80):
+        assert torch.equal(nearest_kernels(waves, scale * kernels), nearest_kernels(waves, kernels))
+
+
 def test_where_a_kernel_of_a_plane_vanishes():
     """cos(b) cos(a) v + sin(b) (sin(a) u + sin(2a) t): at a = 0 the plane is a line, at a = 1/4 another.
 

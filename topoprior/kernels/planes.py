@@ -103,7 +103,10 @@ class PlaneSearch:
         if self.offset:
             kernels = kernels - kernels.mean(-1, keepdim=True)
         tiny = torch.finfo(kernels.dtype).tiny
-        unit = kernels / kernels.norm(dim=-1, keepdim=True).clamp_min(tiny)
+        unit = kernels / kernels.abs().amax(-1, keepdim=True).clamp_min(
+            tiny
+        )  # squares neither overflow nor vanish
+        unit = unit / unit.norm(dim=-1, keepdim=True).clamp_min(tiny)
         of_planes = (unit @ self.planes).square_().unflatten(1, (2, -1)).sum(1)
         rows = (self.pair @ unit.T).unflatten(0, (2, -1))
         heights, places = self._peaks(of_planes).topk(min(2, self.count), 1)
