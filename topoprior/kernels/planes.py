@@ -22,9 +22,8 @@ class MixesTwo(Protocol):
 
     periods: list[float]
     orders: list[int]  # of the fastest waves
-    mixing_axis: (
-        int | None
-    )  # of b, where g is linear in cos and sin of 2 pi b / P, and beside it at most one other
+    mixing_axis: int | None
+    """Of b, where g is linear in cos and sin of 2 pi b / P, and beside it at most one other."""
 
     def linearize(self, x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
         """basis^T g, (r, N), and its derivatives, (dim, r, N), at points ``x`` (dim, N), for ``basis`` (k, r)."""
@@ -103,9 +102,8 @@ class PlaneSearch:
         if self.offset:
             kernels = kernels - kernels.mean(-1, keepdim=True)
         tiny = torch.finfo(kernels.dtype).tiny
-        unit = kernels / kernels.abs().amax(-1, keepdim=True).clamp_min(
-            tiny
-        )  # squares neither overflow nor vanish
+        # First by the largest number: its square may be more than the dtype has, or 0.
+        unit = kernels / kernels.abs().amax(-1, keepdim=True).clamp_min(tiny)
         unit = unit / unit.norm(dim=-1, keepdim=True).clamp_min(tiny)
         of_planes = (unit @ self.planes).square_().unflatten(1, (2, -1)).sum(1)
         rows = (self.pair @ unit.T).unflatten(0, (2, -1))
