@@ -175,29 +175,6 @@ def test_the_gradient_by_hand_is_that_of_the_formula(name: str) -> None:
         torch.testing.assert_close(a.double(), b, rtol=0.05, atol=0.05 * b.abs().max().item())
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"mean_fraction": 0.0}, {"residual_fraction": 0.2}],
-    ids=["plain", "no-mean", "residual"],
-)
-def test_layers_taken_together_are_those_taken_one_by_one(options: dict[str, float]) -> None:
-    """Layers of two decoders and of different fan-in: weights and their gradients."""
-    shapes = (6, 5, 3, 3), (4, 6, 3, 3), (2, 1, 3, 3), (3, 4, 3, 3)
-    names = "klein-3x3", "klein-3x3", "klein-3x3", "torus-3x3"
-    layers = [
-        tp.DecoderPrior.from_pretrained(name, **options).coordinates(shape, dtype=torch.float64)
-        for name, shape in zip(names, shapes, strict=True)
-    ]
-    points = [(c, {k: v.requires_grad_() for k, v in c.sample().items()}) for c in layers]
-    together = type(layers[0]).weights(points)
-    alone = [c.weight(x) for c, x in points]
-    cotangents = [torch.randn_like(w) for w in alone]
-    leaves = [v for _, x in points for v in x.values()]
-    gradients = (torch.autograd.grad(w, leaves, cotangents) for w in (together, alone))
-    for a, b in [*zip(together, alone, strict=True), *zip(*gradients, strict=True)]:
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # float32 in the decoders' own numbers
-
-
 @pytest.mark.parametrize("name", ["klein-3x3", "torus-3x3"])
 def test_deck_moves_change_neither_weights_nor_energy(name: str) -> None:
     prior = tp.get_prior(name)

@@ -46,8 +46,6 @@ def alone(posterior, noise):
 def test_values_and_gradients_are_those_of_each_alone(prior):
     posteriors = posteriors_of(prior)
     dims = int(isinstance(posteriors[0], DecoderPosterior))
-    if posteriors[0].joint_key() is None:
-        pytest.skip("drawn alone: a decoder without products of waves")
     torch.manual_seed(3)
     found = rsample_all(posteriors)
     torch.manual_seed(3)
@@ -117,9 +115,15 @@ def test_what_is_more_than_a_draw_of_rows_is_drawn_alone():
     learned = tp.DecoderPrior.from_pretrained("klein-3x3", empirical_bayes=True)
     compiled = tp.get_prior("klein-3x3").posterior(SHAPES[0])
     compiled.compile_()
-    ones = [residual.posterior(SHAPES[0]), learned.posterior(SHAPES[0]), compiled]
+    network = tp.get_prior("euclidean-3x3")  # no products of waves
+    ones = [
+        residual.posterior(SHAPES[0]),
+        learned.posterior(SHAPES[0]),
+        compiled,
+        network.posterior(SHAPES[0]),
+    ]
     assert all(p.joint_key() is None for p in ones)
-    assert [w.shape for w in rsample_all(ones * 2)] == [torch.Size(SHAPES[0])] * 6
+    assert [w.shape for w in rsample_all(ones * 2)] == [torch.Size(SHAPES[0])] * 8
 
 
 def test_layers_are_drawn_independently():
