@@ -18,7 +18,6 @@ PRIORS = [
     "klein-natural-3x3",
     "torus-3x3",
     "circle-3x3",
-    "euclidean-3x3",
     "gaussian",
     "laplace",
 ]
