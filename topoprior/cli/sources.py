@@ -19,7 +19,7 @@ from topoprior.topology.homology import farthest_points
 
 _NEIGHBOUR = 15  # whose distance says how dense it is
 _SIZE = 3  # pixels a side
-_MOST = 20_000  # kernels of a network: enough to cover a surface, and half a minute of training
+_MOST = 20_000  # kernels of a network: train-prior takes some two minutes on them, one thread
 
 
 class Data(NamedTuple):
