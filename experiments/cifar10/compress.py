@@ -120,7 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--dataset", type=named_folder, default="cifar10", help="as of experiments.cifar10.run"
     )
     parser.add_argument(
-        "--data-dir", type=Path, default=Path(".cache/data"), help="where torchvision's files are"
+        "--data-dir",
+        type=Path,
+        default=Path(".cache/data"),
+        help="where torchvision's files are, and pixels of a large folder",
     )
     parser.add_argument(
         "--sizes", type=wholes, default=[45000], help="networks that learned from so many images"

@@ -194,7 +194,7 @@ def make_parser() -> Parser:
         "--data-dir",
         type=Path,
         default=Path(".cache/data"),
-        help="where torchvision's files are, or are put",
+        help="where torchvision's files are, or are put, and pixels of a large folder are kept",
     )
     data.add_argument(
         "--corrupted", type=whole, default=300, help="test images that are also judged corrupted"

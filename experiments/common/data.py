@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.common.folders import DataError, decode, read_folder
+from experiments.common.decoded import decoded
+from experiments.common.folders import DataError, read_folder
 from experiments.common.splits import stratified_indices
 from experiments.common.store import digest, tensor_bytes
 
@@ -95,7 +96,7 @@ def load(
         name: one of `NAMES`, or a folder with images in train/<class>/ and test/<class>/. A name
             comes before a folder called the same; write ./mnist for the folder. The images of a
             folder are grey (C = 1) if all that are read are grey, otherwise RGB (C = 3).
-        data_dir: where torchvision finds its files, or puts them. Not used by the others.
+        data_dir: where torchvision finds its files, or puts them, and where the pixels of a large folder are kept for the next call.
         download: fetch files that are missing from `data_dir`.
         image_size: resize all images to this height and width. Without it images keep their
             size; images of a folder are resized to the size that most of its training images have, at most 32 pixels a side.
@@ -151,7 +152,7 @@ def _find(name: str, data_dir: Path, download: bool, image_size: int | None) -> 
     if name in _DOWNLOADS:
         return _torchvision(name, data_dir, download)
     if Path(name).is_dir():
-        return _folder(Path(name), image_size)
+        return _folder(Path(name), image_size, data_dir)
     raise DataError(
         f"no data set or folder {name!r}: choose one of {', '.join(NAMES)}, "
         "or a folder with train/<class>/ and test/<class>/"
@@ -229,7 +230,7 @@ def _torchvision(name: str, data_dir: Path, download: bool) -> _Source:
     return _in_memory(tuple(data.classes), splits[0], splits[1])
 
 
-def _folder(root: Path, image_size: int | None) -> _Source:
+def _folder(root: Path, image_size: int | None, data_dir: Path) -> _Source:
     """A folder with images in train/<class>/ and test/<class>/, in sorted order."""
     folder = read_folder(root)
     size = folder.common_size() if image_size is None else (image_size, image_size)
@@ -237,7 +238,7 @@ def _folder(root: Path, image_size: int | None) -> _Source:
     def read(train_chosen: Tensor, test_chosen: Tensor) -> tuple[Tensor, Tensor]:
         paths = [folder.train[i][0] for i in train_chosen.tolist()]
         paths += [folder.test[i][0] for i in test_chosen.tolist()]
-        images = decode(paths, size)
+        images = decoded(root, paths, size, data_dir)
         return images[: len(train_chosen)], images[len(train_chosen) :]
 
     labels = folder.labels("train"), folder.labels("test")
