@@ -67,9 +67,12 @@ def _rates(lr: float, latent_lr: float, weight_decay: float, temperature: float)
     return {"lr": lr, "latent_lr": latent_lr, "weight_decay": weight_decay, "temperature": temperature}
 
 
-#: Of the candidates, on validation images (``--select``); a method that is not here has not been through that yet.
+#: Of the candidates, on validation images (``--select``).
 CHOSEN: Mapping[str, Mapping[str, Any]] = {
     "nn.Conv2d": _rates(6e-3, 6e-3, 3.0, 0.0),
     "klein": _rates(6e-3, 0.03, 3.0, 1.0),
     "klein-start": _rates(6e-3, 6e-3, 3.0, 0.0),
+    "klein-residual": _rates(3e-3, 0.03, 0.01, 1.0),
+    "gaussian": _rates(6e-3, 0.03, 3.0, 0.1),
+    "linear": _rates(6e-3, 0.03, 3.0, 0.1),
 }

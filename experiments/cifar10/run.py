@@ -144,10 +144,6 @@ def configs(args: argparse.Namespace, images: Images) -> Iterator[dict[str, Any]
     for seed, n, member, method in product(seeds, sizes, range(members), args.methods):
         if n > have:
             raise ValueError(f"--sizes {n}: give at most {have}, of the images to learn from")
-        if not args.select and method not in CHOSEN:
-            raise ValueError(
-                f"--methods {method}: its rates are not chosen yet, of {', '.join(CHOSEN)} they are"
-            )
         foreign = {} if args.select else {"foreign": len(images.foreign)}
         for rates in METHODS[method].candidates() if args.select else [CHOSEN[method]]:
             yield {
@@ -212,7 +208,7 @@ def make_parser() -> Parser:
     model.add_argument(
         "--methods",
         type=names,
-        help=f"of {', '.join(METHODS)}; without it those whose rates are chosen, with --select all",
+        help=f"of {', '.join(METHODS)}; without it all",
     )
     model.add_argument(
         "--effort", type=positive, default=EFFORT, help="images are seen for every root of n"
@@ -229,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     args = parser.parse_args(argv)
     with parser.ending(args.output) as ending:
-        args.methods = args.methods or list(METHODS if args.select else CHOSEN)
+        args.methods = args.methods or list(METHODS)
         check_known(args.methods, METHODS, "--methods")
         check_known([args.network], NETWORKS, "--network")
         check_writable(args.output)

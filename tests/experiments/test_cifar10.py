@@ -558,6 +558,7 @@ def test_what_cannot_be_done_is_one_line(folder, tmp_path, capsys, wrong, names)
 
 
 def test_rates_that_were_chosen_are_candidates():
+    assert set(methods.CHOSEN) == set(methods.METHODS)
     for name, rates in methods.CHOSEN.items():
         assert dict(rates) in methods.METHODS[name].candidates()
 
