@@ -63,8 +63,12 @@ def numbers(net: nn.Module) -> dict[str, int]:
     return {"kernel numbers": of_kernels, "numbers": sum(p.numel() for p in net.parameters())}
 
 
-def _rates(lr: float, latent_lr: float, weight_decay: float, temperature: float) -> dict[str, float]:
-    return {"lr": lr, "latent_lr": latent_lr, "weight_decay": weight_decay, "temperature": temperature}
+#: What a candidate is: AdamW's rate and that of latents, its decay, the temperature of the prior.
+RATES = ("lr", "latent_lr", "weight_decay", "temperature")
+
+
+def _rates(*values: float) -> dict[str, float]:
+    return dict(zip(RATES, values, strict=True))
 
 
 #: Of the candidates, on validation images (``--select``).

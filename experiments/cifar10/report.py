@@ -15,7 +15,7 @@ import pandas as pd
 
 from experiments.cifar10 import pictures
 from experiments.cifar10.compress import FILE as COMPRESSED
-from experiments.cifar10.methods import METHODS
+from experiments.cifar10.methods import METHODS, RATES
 from experiments.cifar10.pictures import MEASURES, PLACES, where
 from experiments.common.document import Document
 from experiments.common.options import report_again
@@ -50,7 +50,9 @@ _COLUMNS = {
     "scaled/ECE": "ECE, scaled", AURC: "AURC", AUROC: "AUROC, foreign", "corrupted/Acc": "accuracy, corrupted",
     "kernel numbers": "kernel numbers", "checkpoint kB": "kB", "core minutes": "core minutes",
 }  # fmt: skip
-_CANDIDATE = ["lr", "latent_lr", "weight_decay", "temperature"]
+
+
+_CANDIDATE = ["method", "rate", "rate of latents", "decay", "temperature", "accuracy", "NLL, scaled"]
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -92,7 +94,7 @@ def report(table: pd.DataFrame, folder: Path) -> Document:
         )
     if (folder / COMPRESSED).is_file():
         _compressed(page, pd.read_csv(folder / COMPRESSED))
-    _chosen(page, table[table["role"] == "selection"])
+    _chosen(page, table)
     with page.folded("What rows and columns are"):
         page.text(
             "MAP: the most probable point under the prior at the stated temperature, in whitened coordinates; others have no prior. NLL: negative log likelihood, nats. Brier: squared distance "
@@ -205,26 +207,30 @@ def _mean(values: list[float], column: str) -> str:
 
 
 def _chosen(page: Document, table: pd.DataFrame) -> None:
-    """The candidates, the chosen one of each method in bold."""
-    if not len(table):
-        return
+    """The candidates, the chosen one of each method in bold; then what was run on the side."""
     last = table[table["weights"] == "last"]
-    measures = ["validation cls/Acc", "validation scaled/NLL"]
-    rows = [["method", "rate", "rate of latents", "decay", "temperature", "accuracy", "NLL, scaled"]]
-    for method, mine in last.groupby("method", sort=False):
-        best = mine["validation scaled/NLL"].idxmin()
-        for i, row in mine.iterrows():
-            cells = [
-                METHODS[method].words,
-                *(f"{row[k]:g}" for k in _CANDIDATE),
-                *(f"{row[m]:.4f}" for m in measures),
-            ]
-            rows.append([f"**{cell}**" for cell in cells] if i == best else cells)
-    with page.folded("How the rates were chosen"):
-        page.text(
-            f"{last['n'].iloc[0]:,} images, seed {last['seed'].iloc[0]}, validation images alone; in bold what has the lowest NLL at its fitted temperature."
-        )
-        page.table(rows)
+    for role, title in (("selection", "How the rates were chosen"), ("side", "On the side")):
+        some = last[last["role"] == role]
+        if not len(some):
+            continue
+        rows = [[*(["where"] if role == "side" else []), *_CANDIDATE]]
+        for method, mine in some.groupby("method", sort=False):
+            best = mine["validation scaled/NLL"].idxmin() if role == "selection" else None
+            for i, row in mine.iterrows():
+                cells = [f"width {row['width']}, {row['steps']:.0f} steps"] if role == "side" else []
+                cells += [METHODS[method].words, *(f"{row[k]:g}" for k in RATES)]
+                cells += [f"{row[m]:.4f}" for m in ("validation cls/Acc", "validation scaled/NLL")]
+                rows.append([f"**{cell}**" for cell in cells] if i == best else cells)
+        with page.folded(title):
+            chosen = (
+                "in bold what has the lowest NLL at its fitted temperature."
+                if role == "selection"
+                else "nothing was chosen by these."
+            )
+            page.text(
+                f"{some['n'].iloc[0]:,} images, seed {some['seed'].iloc[0]}, validation images alone; {chosen}"
+            )
+            page.table(rows)
 
 
 def _compressed(page: Document, table: pd.DataFrame) -> None:

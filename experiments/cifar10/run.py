@@ -39,7 +39,7 @@ from experiments.cifar10.corruptions import KINDS, SEVERITIES
 from experiments.cifar10.images import Array, Images
 from experiments.cifar10.laplace import LastLayer
 from experiments.cifar10.measures import judge_parts
-from experiments.cifar10.methods import CHOSEN, METHODS, numbers
+from experiments.cifar10.methods import CHOSEN, METHODS, RATES, numbers
 from experiments.cifar10.networks import NETWORKS, Classifier
 from experiments.cifar10.training import Training, best_precision, saved_bytes
 from experiments.common import data as datasets
@@ -138,16 +138,19 @@ def configs(args: argparse.Namespace, images: Images) -> Iterator[dict[str, Any]
     """Seed by seed, size by size, all methods side by side: what is stopped early is the whole comparison with fewer seeds."""
     data, width = images.digest(), args.width or NETWORKS[args.network][1]
     have = len(images.learn[1])
-    seeds = [SELECTION["seed"]] if args.select else seed_list(args.seeds, args.seed)
-    sizes = [min(SELECTION["n"], have)] if args.select else args.sizes
-    members = 1 if args.select else args.members
+    role = "side" if args.side else "selection" if args.select else "reported"
+    judged = role == "reported"  # by test images
+    seeds = seed_list(args.seeds, args.seed) if judged else [SELECTION["seed"]]
+    sizes = args.sizes if judged else [min(SELECTION["n"], have)]
+    members = args.members if judged else 1
     for seed, n, member, method in product(seeds, sizes, range(members), args.methods):
         if n > have:
             raise ValueError(f"--sizes {n}: give at most {have}, of the images to learn from")
-        foreign = {} if args.select else {"foreign": len(images.foreign)}
-        for rates in METHODS[method].candidates() if args.select else [CHOSEN[method]]:
+        foreign = {"foreign": len(images.foreign)} if judged else {}
+        candidates = args.side or (METHODS[method].candidates() if args.select else [CHOSEN[method]])
+        for rates in candidates:
             yield {
-                "role": "selection" if args.select else "reported", "dataset": Path(args.dataset[0]).name,
+                "role": role, "dataset": Path(args.dataset[0]).name,
                 "network": args.network, "width": width, "method": method, "n": n, "seed": seed, "member": member,
                 **rates, "weight_decay": rates["weight_decay"] * _steps(args, SELECTION["n"]) / _steps(args, n),
                 "images_seen": _seen(args, n), "batch": _batch(n), "classes": images.classes,
@@ -214,11 +217,33 @@ def make_parser() -> Parser:
         "--effort", type=positive, default=EFFORT, help="images are seen for every root of n"
     )
     model.add_argument("--select", action="store_true", help="run the candidates of the rates instead")
+    model.add_argument(
+        "--side",
+        type=_candidate,
+        action="append",
+        metavar="RATE,LATENTS,DECAY,TEMPERATURE",
+        help="run this candidate where rates are chosen, to see what it does; once or several times, nothing is chosen by it",
+    )
     model.add_argument("--device", default="cpu", help="cpu or cuda")
     add_earlier(parser)
     Pool.add_options(parser)
     parser.add_usual("results/cifar10")
     return parser
+
+
+def _candidate(text: str) -> dict[str, float]:
+    """Of argparse: "0.006,0.03,3,0.1"."""
+    try:
+        found = dict(zip(RATES, map(float, text.split(",")), strict=True))
+    except ValueError:
+        found = {}
+    if not (
+        found and all(0 <= v < math.inf for v in found.values()) and found["lr"] and found["latent_lr"]
+    ):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give the rate, the rate of latents, the decay and the temperature, as 0.006,0.03,3,0.1"
+        )
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

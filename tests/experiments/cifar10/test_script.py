@@ -107,6 +107,24 @@ def test_the_script_from_images_to_report(folder, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(again, found)
 
 
+def test_side_runs_look_at_validation_images_and_choose_nothing(folder, tmp_path):
+    output = tmp_path / "out"
+    some = ["--methods", "klein", "--seeds", "3"]
+    assert command(folder, output, *some, "--side", "0.01,0.02,3,0.5", "--side", "0.01,0.01,0,0") == 0
+    assert command(folder, output, *some) == 0
+    found = pd.read_csv(output / "runs.csv")
+    side = found[found["role"] == "side"]
+    assert set(side["seed"]) == {100}
+    assert side["cls/Acc"].isna().all()
+    rates = side[["lr", "latent_lr", "weight_decay", "temperature"]].drop_duplicates()
+    # a third of the images that rates are chosen on, so a third of the steps and three times the decay
+    assert sorted(map(tuple, rates.to_numpy())) == [(0.01, 0.01, 0.0, 0.0), (0.01, 0.02, 9.0, 0.5)]
+    assert report.main([str(output)]) == 0
+    text = (output / "report.md").read_text()
+    assert "| width 4, 1 steps | Klein, MAP | 0.01 | 0.02 | 9 | 0.5 |" in text
+    assert "How the rates were chosen" not in text
+
+
 def test_an_ensemble_is_the_mean_of_predictions(folder, tmp_path):
     output = tmp_path / "out"
     assert command(folder, output, "--methods", "nn.Conv2d", "--seeds", "1", "--members", "3") == 0
@@ -140,6 +158,9 @@ def test_a_run_takes_the_place_of_an_earlier_row(folder, tmp_path):
         (["--network", "nothing"], "--network"),
         (["--sizes", "1000"], "--sizes"),
         (["--dataset", "nowhere"], "nowhere"),
+        (["--side", "0.1,2,3"], "--side"),
+        (["--side", "0.1,2,3,-1"], "--side"),
+        (["--side", "0.1,0,3,1"], "--side"),
         (["--earlier", "nowhere.csv"], "nowhere.csv"),
     ],
 )
