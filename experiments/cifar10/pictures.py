@@ -67,6 +67,8 @@ def sizes(table: pd.DataFrame) -> bytes:
                     label=label, marker="os^v"[j % 4], markersize=4, linewidth=1, capsize=2,
                 )  # fmt: skip
         axis.set_xscale("log")
+        axis.set_xticks(ns := sorted(table["n"].unique()), [f"{n:,}" for n in ns])
+        axis.minorticks_off()
         axis.set_xlabel("images to learn from")
         axis.set_title(words, fontsize=10)
         axis.grid(color="0.9", linewidth=0.7)

@@ -65,7 +65,7 @@ def read(path: Path) -> pd.DataFrame:
 
 def report(table: pd.DataFrame, folder: Path) -> Document:
     """Of the rows of runs.csv, and those of compression.csv where that is there."""
-    reported = table[table["role"] == "reported"]
+    reported = table[table["role"] == "reported"].sort_values(PLACES, kind="stable")
     single = reported[
         (reported["weights"] == "last") & (reported["members"] == 1) & (reported["member"] == 0)
     ]
