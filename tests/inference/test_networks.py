@@ -182,6 +182,40 @@ def test_the_posterior_fits_the_data() -> None:
     assert energy.mean() < 40 * math.log(2) + sum(p.numel() for p in net.parameters())
 
 
+def used_twice() -> nn.Sequential:
+    conv, norm = tp.BayesConv2d(2, 2, 3, padding=1, posterior="delta"), nn.BatchNorm2d(2)
+    first = tp.BayesConv2d(1, 2, 3, padding=1, posterior="delta")
+    last = tp.BayesLinear(2 * 16, 3, posterior="delta")
+    return nn.Sequential(first, conv, norm, nn.Tanh(), conv, norm, nn.Flatten(), last)
+
+
+def test_a_layer_that_is_used_twice(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    """It has one set of parameters, whatever their name; torch's functional_call would take them from it."""
+    net, (x, y) = used_twice().eval(), data
+    before = dict(net.named_parameters())
+    params = {name: p.detach() + 0.1 for name, p in before.items()}
+    found = tp.log_joint(net, data, params=params)
+    aliases = {name.replace("1.", "4.", 1).replace("2.", "5.", 1): p for name, p in params.items()}
+    assert set(aliases) & set(params) < set(params)
+    again = tp.log_joint(net, data, params={**aliases, **params})
+    after = dict(net.named_parameters())
+    assert all(after[name] is p for name, p in before.items())
+    with torch.no_grad():
+        for p in before.values():
+            p += 0.1
+    torch.testing.assert_close(found, tp.log_joint(net, data))
+    torch.testing.assert_close(again, found)
+    samples = quick(net, data, folder=tmp_path)
+    torch.testing.assert_close(samples.predict(x)[7], samples.network(7)(x).softmax(-1))
+    assert set(dict(samples.net.named_parameters())) == set(before)
+    with torch.no_grad():  # a network that starts elsewhere, as in a new process, goes on
+        for name, p in net.named_parameters():
+            if "posterior" in name:
+                p.mul_(2)
+    longer = quick(net, data, folder=tmp_path, num_samples=8)
+    assert torch.equal(longer.stats["energy"][:, :6], samples.stats["energy"])
+
+
 # --- what comes back -----------------------------------------------------------------------------
 
 

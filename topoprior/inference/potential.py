@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from topoprior.inference.functional import call_with
 from topoprior.inference.geometry import StateSpace
 from topoprior.inference.weights import NetworkWeights
 from topoprior.nn.contexts import bayes_layers
@@ -169,7 +170,7 @@ def log_joint(
     if not len(x):
         raise ValueError(f"batch: expected at least one example, found inputs {tuple(x.shape)}")
     count = len(x) if num_data is None else check_int("num_data", num_data, len(x))
-    output = net(x) if params is None else torch.func.functional_call(net, dict(params), (x,))
+    output = net(x) if params is None else call_with(net, params, x)
     likelihood = log_likelihood(output, y).sum()
     prior = log_prior(net, params)
     return prior + count / len(x) * likelihood.to(prior)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from topoprior.inference.chains import STATS, Chain
 from topoprior.inference.diagnostics import Diagnostics, diagnose
+from topoprior.inference.functional import call_with
 from topoprior.inference.geometry import StateSpace
 from topoprior.inference.potential import parts_of
 from topoprior.nn.inference import as_probabilities
@@ -113,7 +114,7 @@ class PosteriorSamples(Samples):
         found = []
         for s in range(self.num_chains * self.num_samples):
             parameters = {name: p[s] for name, p in flat.items()}
-            found.append(torch.cat([torch.func.functional_call(self.net, parameters, (p,)) for p in parts]))
+            found.append(torch.cat([call_with(self.net, parameters, p) for p in parts]))
         return torch.stack(found)
 
     def predict(self, x: Tensor, *, max_batch: int = 1024) -> Tensor:

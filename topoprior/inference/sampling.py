@@ -183,8 +183,10 @@ def sample_posterior(
     net = copy.deepcopy(net).eval().requires_grad_(False)
     potential = NetworkPotential(net, (x, y), log_likelihood)
     own = {name: p.detach() for name, p in net.named_parameters() if name in parts}
-    with torch.no_grad():
-        rest = {name: t for name, t in net.state_dict().items() if name not in parts}
+    mine = {
+        id(p) for name, p in net.named_parameters() if name in parts
+    }  # a module used twice has two names
+    rest = {name: t for name, t in net.state_dict(keep_vars=True).items() if id(t) not in mine}
     decides = {
         "data": [fingerprint(x), fingerprint(y)],
         "parameters": {name: list(part.shape) for name, part in parts.items()},
