@@ -301,6 +301,16 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
         quick(net, data, method=method, folder=tmp_path, log_likelihood=lambda f, y: -F.cross_entropy(f, y))
 
 
+def test_a_deep_network_goes_on(tmp_path: Path) -> None:
+    """What decides its numbers takes more text than the configuration of a prior may have."""
+    layers = [tp.BayesLinear(1, 1, posterior="delta") for _ in range(300)]
+    net, data = nn.Sequential(*layers), (torch.ones(1, 1), torch.zeros(1, 1))
+    options = {"num_chains": 1, "warmup": 1, "method": "baoab", "log_likelihood": gaussian, "folder": tmp_path}
+    first = quick(net, data, num_samples=1, **options)
+    longer = quick(net, data, num_samples=2, **options)
+    assert torch.equal(longer.stats["energy"][:, :1], first.stats["energy"])
+
+
 @pytest.mark.slow
 def test_processes_give_the_same_numbers(data: tuple[Tensor, Tensor]) -> None:
     net = network()

@@ -22,6 +22,7 @@ from topoprior.utils.files import CheckpointError, pack, read_file, unpack, writ
 FORMAT = "topoprior.chain/1"
 STATS = ("energy", "acceptance", "divergences", "temperature")
 _MOST = 1 << 34  # bytes of a chain's file
+_MOST_TEXT = 1 << 26  # of them for its settings, which name every tensor of a network
 _SAVE_SECONDS = 30.0
 _HOT = 2.0  # kinetic temperature
 _ROUNDING = 1e-3  # of an energy, beside itself or 1 nat, on another machine
@@ -97,7 +98,7 @@ class _Run:
         write_atomically(path, pack(config, tensors))
 
     def load(self, path: Path, settings: Mapping[str, Any], potential: Potential) -> None:
-        config, tensors, _ = unpack(read_file(path, _MOST), path)
+        config, tensors, _ = unpack(read_file(path, _MOST), path, _MOST_TEXT)
         if config is None or config.get("format") != FORMAT:
             raise CheckpointError(f"{path}: expected format {FORMAT!r}, found that of another file")
         found = config.get("settings", {})
