@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import topoprior as tp
-from topoprior.inference import PosteriorSamples, diagnose, log_joint, log_prior
+from topoprior.inference import BAOAB, PosteriorSamples, diagnose, log_joint, log_prior, run_chain
 from topoprior.inference.potential import NetworkPotential, categorical
 from topoprior.utils.files import CheckpointError
 
@@ -25,7 +25,7 @@ def gaussian(output: Tensor, target: Tensor) -> Tensor:
     return -(output - target).square() / (2 * NOISE**2)
 
 
-def network(prior: str = "klein-3x3") -> nn.Sequential:
+def network(prior: str | tp.WeightPrior = "klein-3x3") -> nn.Sequential:
     return nn.Sequential(
         tp.BayesConv2d(1, 3, 3, prior=prior, posterior="delta"),
         nn.ReLU(),
@@ -191,7 +191,7 @@ def used_twice() -> nn.Sequential:
 
 def test_a_layer_that_is_used_twice(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     """It has one set of parameters, whatever their name; torch's functional_call would take them from it."""
-    net, (x, y) = used_twice().eval(), data
+    net, x = used_twice().eval(), data[0]
     before = dict(net.named_parameters())
     params = {name: p.detach() + 0.1 for name, p in before.items()}
     found = tp.log_joint(net, data, params=params)
@@ -205,15 +205,17 @@ def test_a_layer_that_is_used_twice(data: tuple[Tensor, Tensor], tmp_path: Path)
             p += 0.1
     torch.testing.assert_close(found, tp.log_joint(net, data))
     torch.testing.assert_close(again, found)
-    samples = quick(net, data, folder=tmp_path)
-    torch.testing.assert_close(samples.predict(x)[7], samples.network(7)(x).softmax(-1))
+    options = {"method": "baoab", "num_chains": 1, "warmup": 5, "folder": tmp_path}
+    samples = quick(net, data, num_samples=3, **options)
+    torch.testing.assert_close(samples.predict(x)[2], samples.network(2)(x).softmax(-1))
     assert set(dict(samples.net.named_parameters())) == set(before)
-    with torch.no_grad():  # a network that starts elsewhere, as in a new process, goes on
-        for name, p in net.named_parameters():
-            if "posterior" in name:
-                p.mul_(2)
-    longer = quick(net, data, folder=tmp_path, num_samples=8)
-    assert torch.equal(longer.stats["energy"][:, :6], samples.stats["energy"])
+    samples.save(tmp_path / "samples.safetensors")
+    elsewhere = used_twice().eval()  # as in a new process
+    loaded = PosteriorSamples.load(tmp_path / "samples.safetensors", elsewhere)
+    assert torch.equal(loaded.predict(x), samples.predict(x))
+    elsewhere[2].load_state_dict(net[2].state_dict())
+    longer = quick(elsewhere, data, num_samples=4, **options)
+    assert torch.equal(longer.stats["energy"][:, :3], samples.stats["energy"])
 
 
 # --- what comes back -----------------------------------------------------------------------------
@@ -238,9 +240,31 @@ def test_samples(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     assert loaded.step_sizes == samples.step_sizes
     with pytest.raises(CheckpointError, match="expected shape"):
         PosteriorSamples.load(tmp_path / "samples.safetensors", network("gaussian"))
+    other = network(tp.DecoderPrior.from_pretrained("klein-3x3", gain=3.0))
+    with pytest.raises(CheckpointError, match="scales: expected that of the layer's own prior"):
+        PosteriorSamples.load(tmp_path / "samples.safetensors", other)
     (tmp_path / "samples.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="damaged"):
         PosteriorSamples.load(tmp_path / "samples.safetensors", net)
+
+
+def test_samples_bring_the_rest_of_their_network(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    """In a new process the deterministic layers start elsewhere; another architecture is refused."""
+
+    def partly(*more: nn.Module) -> nn.Sequential:
+        return nn.Sequential(network()[0], nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3), *more)
+
+    x, path = data[0], tmp_path / "samples.safetensors"
+    net = partly()
+    net(x)  # moves the statistics of batch normalization
+    samples = quick(net, data)
+    samples.save(path)
+    fresh = partly()
+    weight = fresh[3].weight.clone()
+    assert torch.equal(PosteriorSamples.load(path, fresh).predict(x), samples.predict(x))
+    assert torch.equal(fresh[3].weight, weight)
+    with pytest.raises(CheckpointError, match="4.bias is not in the file"):
+        PosteriorSamples.load(path, partly(nn.Linear(3, 3)))
 
 
 def test_diagnostics() -> None:
@@ -302,13 +326,16 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 
 
 def test_a_deep_network_goes_on(tmp_path: Path) -> None:
-    """What decides its numbers takes more text than the configuration of a prior may have."""
-    layers = [tp.BayesLinear(1, 1, posterior="delta") for _ in range(300)]
-    net, data = nn.Sequential(*layers), (torch.ones(1, 1), torch.zeros(1, 1))
-    options = {"num_chains": 1, "warmup": 1, "method": "baoab", "log_likelihood": gaussian, "folder": tmp_path}
-    first = quick(net, data, num_samples=1, **options)
-    longer = quick(net, data, num_samples=2, **options)
-    assert torch.equal(longer.stats["energy"][:, :1], first.stats["energy"])
+    """What decides its numbers, every tensor by name, takes more text than the configuration of a prior may have."""
+    settings = {"rest": {f"layer{i}.weight_posterior.coordinates.scales": "0" * 40 for i in range(2000)}}
+    potential = NetworkPotential(
+        tp.BayesLinear(1, 1, posterior="delta"), (torch.ones(1, 1), torch.zeros(1, 1)), gaussian
+    )
+    options = {"warmup": 1, "path": tmp_path / "chain", "settings": settings}
+    first, longer = (
+        run_chain(potential, BAOAB(), torch.zeros(2), num_samples=n, **options) for n in (1, 2)
+    )
+    assert torch.equal(longer.draws[:1], first.draws)
 
 
 @pytest.mark.slow

@@ -101,6 +101,16 @@ def parts_of(net: nn.Module) -> dict[str, Part]:
     }
 
 
+def rest_of(net: nn.Module) -> dict[str, Tensor]:
+    """All else that the state of a network has, by name: other parameters, what is known of the priors. Each once, if
+    a module has several names."""
+    parts = parts_of(net)
+    found = {id(p): (name, p) for name, p in net.named_parameters() if name in parts}
+    for name, tensor in net.state_dict(keep_vars=True).items():
+        found.setdefault(id(tensor), (name, tensor))
+    return {name: tensor for name, tensor in found.values() if name not in parts}
+
+
 def _own(posterior: DeltaPosterior, name: str, params: Parameters | None) -> dict[str, Tensor]:
     if params is None:
         return posterior.parts()

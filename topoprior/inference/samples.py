@@ -14,7 +14,7 @@ from topoprior.inference.chains import STATS, Chain
 from topoprior.inference.diagnostics import Diagnostics, diagnose
 from topoprior.inference.functional import call_with
 from topoprior.inference.geometry import StateSpace
-from topoprior.inference.potential import parts_of
+from topoprior.inference.potential import parts_of, rest_of
 from topoprior.nn.inference import as_probabilities
 from topoprior.utils.files import CheckpointError, pack, read_file, unpack, write_atomically
 
@@ -63,12 +63,15 @@ class Samples:
 
     def save(self, path: Path | str) -> None:
         """Write all to one safetensors file, atomically."""
-        tensors = {f"parameters.{name}": x for name, x in self.parameters.items()}
-        tensors |= {f"stats.{name}": x for name, x in self.stats.items()}
+        tensors = {f"{kind}.{name}": x for kind, of in self._tensors().items() for name, x in of.items()}
         config = {"format": FORMAT, "step_sizes": self.step_sizes, "seconds": self.seconds}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, pack(config, tensors))
+
+    def _tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """What is saved, by kind and name."""
+        return {"parameters": self.parameters, "stats": self.stats}
 
     @staticmethod
     def load(path: Path | str) -> Samples:
@@ -77,14 +80,7 @@ class Samples:
         Raises:
             CheckpointError: a file that is missing, damaged or of another kind.
         """
-        config, tensors, _ = unpack(read_file(path, _MOST), path)
-        if config is None or config.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: expected format {FORMAT!r}, found that of another file")
-        found: dict[str, dict[str, Tensor]] = {"parameters": {}, "stats": {}}
-        for key, x in tensors.items():
-            kind, _, name = key.partition(".")
-            found[kind][name] = x
-        return Samples(**found, step_sizes=config["step_sizes"], seconds=config["seconds"])
+        return _read(path)[0]
 
 
 @dataclass
@@ -135,19 +131,50 @@ class PosteriorSamples(Samples):
         probabilities = self.predict(x)
         return diagnose(probabilities.unflatten(0, (self.num_chains, self.num_samples)), self.stats)
 
+    def _tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        return {**super()._tensors(), "rest": rest_of(self.net)}
+
     @staticmethod
     def load(path: Path | str, net: nn.Module) -> PosteriorSamples:  # type: ignore[override]
         """Read what :meth:`save` wrote.
 
         Args:
-            net: a network of the same architecture, priors and other parameters.
+            net: a network of the same architecture and priors. It is copied; the copy's other parameters are those of the file.
 
         Raises:
-            CheckpointError: a file that is missing, damaged, of another kind or another architecture.
+            CheckpointError: a file that is missing, damaged, of another kind, another architecture or another prior.
         """
-        samples = Samples.load(path)
+        samples, rest = _read(path)
         _check_names(path, samples.parameters, net)
-        return PosteriorSamples(**vars(samples), net=copy.deepcopy(net).eval().requires_grad_(False))
+        net = copy.deepcopy(net).eval().requires_grad_(False)
+        if rest:  # files from before have none
+            _load_rest(path, net, rest)
+        return PosteriorSamples(**vars(samples), net=net)
+
+
+def _read(path: Path | str) -> tuple[Samples, dict[str, Tensor]]:
+    """Samples, and what else of a network is in their file."""
+    config, tensors, _ = unpack(read_file(path, _MOST), path)
+    if config is None or config.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected format {FORMAT!r}, found that of another file")
+    found: dict[str, dict[str, Tensor]] = {"parameters": {}, "stats": {}, "rest": {}}
+    for key, x in tensors.items():
+        kind, _, name = key.partition(".")
+        found[kind][name] = x
+    rest = found.pop("rest")
+    return Samples(**found, step_sizes=config["step_sizes"], seconds=config["seconds"]), rest
+
+
+def _load_rest(path: Path | str, net: nn.Module, rest: Mapping[str, Tensor]) -> None:
+    """Into a network; its priors say whether they are those of the file."""
+    names = rest_of(net).keys()
+    if names != rest.keys():
+        name = min(names ^ rest.keys())
+        raise CheckpointError(f"{path}: {name} is not in {'the file' if name in names else 'the network'}")
+    try:
+        net.load_state_dict(rest, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def _check_names(path: Path | str, parameters: Mapping[str, Tensor], net: nn.Module) -> None:

@@ -24,6 +24,7 @@ from topoprior.inference.potential import (
     Potential,
     categorical,
     parts_of,
+    rest_of,
 )
 from topoprior.inference.samples import PosteriorSamples, Samples
 from topoprior.priors.coordinates import Part
@@ -183,14 +184,10 @@ def sample_posterior(
     net = copy.deepcopy(net).eval().requires_grad_(False)
     potential = NetworkPotential(net, (x, y), log_likelihood)
     own = {name: p.detach() for name, p in net.named_parameters() if name in parts}
-    mine = {
-        id(p) for name, p in net.named_parameters() if name in parts
-    }  # a module used twice has two names
-    rest = {name: t for name, t in net.state_dict(keep_vars=True).items() if id(t) not in mine}
     decides = {
         "data": [fingerprint(x), fingerprint(y)],
         "parameters": {name: list(part.shape) for name, part in parts.items()},
-        "rest": {name: fingerprint(t) for name, t in rest.items()},
+        "rest": {name: fingerprint(t) for name, t in rest_of(net).items()},
         "start": start if start == "prior" else fingerprint(potential.space.flatten(own)),
     }
     chains = schedule.run(
