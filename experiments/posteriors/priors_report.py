@@ -179,8 +179,8 @@ def _differences(page: Document, table: pd.DataFrame) -> None:
         )
     page.table([["comparison", "set", "splits", "NLL", "accuracy"], *_rows(nll, accuracy, tested=True)])
     page.text(
-        "First minus second, by split, ± half the 95% interval; in brackets p by Holm over the announced comparisons of that place in that column. "
-        "Lower NLL and higher accuracy are better. In bold: p below .05 by Holm over all rows of the column."
+        "First minus second, by split, ± half the 95% interval; in brackets p by Holm over the announced comparisons of that place in that column, then over all rows "
+        "of the column; in bold where that is below .05. Lower NLL and higher accuracy are better."
     )
     if not len(nll):
         return
@@ -200,9 +200,10 @@ def _rows(nll: pd.DataFrame, accuracy: pd.DataFrame, tested: bool) -> list[list[
     for (_, a), (_, b) in zip(nll.iterrows(), accuracy.iterrows(), strict=True):
         cell = []
         for x in (a, b):
-            text = signed(x["mean"], x["half_width"], x["adjusted"] if tested else None)
-            strong = tested and not pd.isna(x["overall"]) and x["overall"] < 0.05
-            cell.append(f"**{text}**" if strong else text)
+            text = signed(x["mean"], x["half_width"])
+            if tested and not pd.isna(x["p"]):
+                text += f" (p {x['adjusted']:.2g}, {x['overall']:.2g})"
+            cell.append(f"**{text}**" if tested and x["overall"] < 0.05 else text)
         pair = f"{_words(a['first'])} - {_words(a['second'])}"
         rows.append([pair, _place((a["dataset"], a["n"])), str(a["seeds"]), *cell])
     return rows
