@@ -233,6 +233,12 @@ def make_parser() -> Parser:
     parser.add_argument(
         "--report", type=Path, help="folder for the report, and nothing is run; without it the runs"
     )
+    parser.add_argument(
+        "--announced",
+        type=int,
+        default=0,
+        help="comparisons that were announced, if they are more than were run: of the report's p over all of them",
+    )
     Pool.add_options(parser)
     parser.add_progress()
     return parser
@@ -243,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with parser.ending(args.output) as ending:
         if args.report is not None:
-            print(priors_report.write(Store(args.output / "runs"), args.report))
+            print(priors_report.write(Store(args.output / "runs"), args.report, args.announced))
             return 0
         check_known(args.priors, PRIORS, "--priors")
         check_size("--size", args.size)

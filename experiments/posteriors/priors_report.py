@@ -27,18 +27,21 @@ PLACES = ["dataset", "n"]
 _DIGITS = {"r_hat": 2, "ess": 0, "temperature": 3, "halves_apart": 3}
 
 
-def compared(table: pd.DataFrame, measure: str, pairs: list[tuple[str, str]]) -> pd.DataFrame:
-    """First minus second by split: ``adjusted`` is Holm's p over the pairs of a place, ``overall`` that over all rows."""
-    rows = announced(table, pairs, "prior", measure, PLACES).rename(columns={"adjusted": "overall"})
+def compared(
+    table: pd.DataFrame, measure: str, pairs: list[tuple[str, str]], family: int = 0
+) -> pd.DataFrame:
+    """First minus second by split: ``adjusted`` is Holm's p over the pairs of a place, ``overall`` that over all rows, or over ``family``
+    announced ones if they are more."""
+    rows = announced(table, pairs, "prior", measure, PLACES, family).rename(columns={"adjusted": "overall"})
     if not len(rows):
         return rows
     rows["adjusted"] = rows.groupby(PLACES)["p"].transform(adjusted)
     return rows.sort_values(PLACES, kind="stable", ignore_index=True)
 
 
-def report(table: pd.DataFrame, selection: pd.DataFrame) -> Document:
+def report(table: pd.DataFrame, selection: pd.DataFrame, family: int = 0) -> Document:
     page = Document("Does the prior help under the posterior?")
-    _differences(page, table)
+    _differences(page, table, family)
     if (table.groupby("dataset")["n"].nunique() > 1).any():
         page.picture(
             "sizes.png",
@@ -167,9 +170,9 @@ def _levels(some: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _differences(page: Document, table: pd.DataFrame) -> None:
+def _differences(page: Document, table: pd.DataFrame, family: int) -> None:
     """The picture, the table of what was announced, the steps of the ladder."""
-    nll, accuracy = (compared(table, m, FAMILY) for m in ("nll", "accuracy"))
+    nll, accuracy = (compared(table, m, FAMILY, family) for m in ("nll", "accuracy"))
     if len(nll):
         page.picture(
             "forest.png",
@@ -179,8 +182,13 @@ def _differences(page: Document, table: pd.DataFrame) -> None:
         )
     page.table([["comparison", "set", "splits", "NLL", "accuracy"], *_rows(nll, accuracy, tested=True)])
     page.text(
-        "First minus second, by split, ± half the 95% interval; in brackets p by Holm over the announced comparisons of that place in that column, then over all rows "
-        "of the column; in bold where that is below .05. Lower NLL and higher accuracy are better."
+        "First minus second, by split, ± half the 95% interval; in brackets p by Holm over the announced comparisons of that place in that column, then over "
+        + (
+            f"the {family} that were announced in all, of which those that were not run count as p = 1"
+            if family > len(nll)
+            else "all rows of the column"
+        )
+        + "; in bold where that is below .05. Lower NLL and higher accuracy are better."
     )
     if not len(nll):
         return
@@ -229,8 +237,11 @@ def picture(nll: pd.DataFrame, accuracy: pd.DataFrame) -> bytes:
     return forest([_words(o) for o in others], [colour(o) for o in others], panels, min(3, len(places)))
 
 
-def write(store: Store, folder: Path) -> Path:
+def write(store: Store, folder: Path, family: int = 0) -> Path:
     """report.md, runs.csv with a row a cell, pictures. Rows of a runs.csv that is there stay, unless the store has their cell.
+
+    Args:
+        family: how many comparisons were announced, if they are more than were run.
 
     Raises:
         ValueError: no cell in either.
@@ -240,4 +251,4 @@ def write(store: Store, folder: Path) -> Path:
     if not len(table):
         raise ValueError(f"--output: no cell with all its chains in {store.folder} yet")
     write_csv(path, table)
-    return report(table, selection).write(folder)
+    return report(table, selection, family).write(folder)

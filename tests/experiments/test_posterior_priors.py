@@ -131,6 +131,9 @@ def test_holm_is_over_a_place_and_over_all():
     assert twice["n"].tolist() == [50] * 4 + [100] * 4
     assert twice["adjusted"].tolist() == pytest.approx(2 * found["adjusted"].tolist())
     assert twice["overall"].min() == pytest.approx(8 * found["p"].min())
+    of_forty = priors_report.compared(both, "nll", priors_report.FAMILY, family=40)
+    assert of_forty["overall"].min() == pytest.approx(40 * found["p"].min())
+    assert of_forty["adjusted"].tolist() == twice["adjusted"].tolist()
 
 
 def test_a_chain_that_diverged_is_counted():
