@@ -8,19 +8,27 @@ from typing import Any
 import pandas as pd
 
 from experiments.common.document import Document
-from experiments.common.forest import Cell, Panel, forest
+from experiments.common.forest import Cell, Panel, forest, plain
 from experiments.common.palette import colour
 from experiments.common.pictures import png
 from experiments.common.statistics import interval
 from experiments.common.store import Store
-from experiments.common.tables import adjusted, announced, as_rows, signed, write_csv
+from experiments.common.tables import (
+    adjusted,
+    announced,
+    as_rows,
+    differences,
+    signed,
+    write_csv,
+)
 from experiments.posteriors import converge
 from experiments.posteriors.cells import cells, with_earlier
 from experiments.posteriors.controls import PRIORS
 
 KLEIN = "klein-3x3"
 #: The announced comparisons; those that follow it say which step of the ladder does what, and are not tested.
-FAMILY = [(KLEIN, other) for other in ("gaussian", "twin", "linear", "torus-3x3")]
+KLEIN_AND = ("gaussian", "twin", "linear", "torus-3x3")
+FAMILY = [(KLEIN, other) for other in KLEIN_AND]
 LADDER = [("twin", "gaussian"), ("linear", "twin")]
 SETS = {"mnist": "MNIST", "embedded": "Fashion-MNIST subset"}
 PLACES = ["dataset", "n"]
@@ -46,7 +54,8 @@ def report(table: pd.DataFrame, selection: pd.DataFrame, family: int = 0) -> Doc
         page.picture(
             "sizes.png",
             sizes(table),
-            "NLL and calibration error against images to learn from, means over splits with 95% intervals.",
+            "Against images to learn from: means over splits; on the right by how much the NLL is above that under the Klein prior on the same splits, with 95% "
+            "intervals, not corrected for their number.",
         )
     for place, some in table.groupby(PLACES, sort=False):
         with page.folded(f"{_place(place)}: every prior"):
@@ -90,41 +99,42 @@ def _place(place: Any) -> str:
 
 
 def sizes(table: pd.DataFrame) -> bytes:
-    """A row a set, a column a measure: means against n, a line a prior."""
+    """A row a set against n, a line a prior: means over splits, and what the NLL has over that under the Klein prior, paired by split."""
     from matplotlib.figure import Figure
 
     places = list(table.groupby("dataset", sort=False))
-    figure = Figure(figsize=(8.3, 2.6 * len(places) + 0.5), layout="constrained")
-    axes = figure.subplots(len(places), 2, squeeze=False)
+    figure = Figure(figsize=(8.3, 2.4 * len(places) + 0.6), layout="constrained")
+    axes = figure.subplots(len(places), 3, squeeze=False)
     for row, (name, some) in zip(axes, places, strict=True):
-        for axis, (measure, word) in zip(
-            row, {"nll": "NLL, nats", "ece": "calibration error"}.items(), strict=True
+        ticks = sorted(some["n"].unique())
+        for k, prior in enumerate(p for p in PRIORS if p in set(some["prior"])):
+            of_prior = some[some["prior"] == prior].groupby("n")
+            style = {"color": colour(prior), "marker": "o", "markersize": 3, "linewidth": 1}
+            for axis, measure in zip(row, ("nll", "ece"), strict=False):
+                axis.plot(of_prior[measure].mean(), label=_words(prior), **style)
+            paired = differences(some, prior, KLEIN, "prior", "nll", ["n"])
+            if prior != KLEIN and len(paired):
+                beside = paired["n"] * 1.04 ** (k - 2)
+                row[2].errorbar(beside, paired["mean"], paired["half_width"].fillna(0), capsize=2, **style)
+        row[0].set_ylabel(plain(SETS.get(str(name), name)), fontsize=9)
+        row[2].axhline(0, color=colour(KLEIN), linewidth=1, zorder=0)
+        for axis, what in zip(
+            row, ("NLL, nats", "calibration error", "NLL above Klein's, nats"), strict=True
         ):
-            for prior in (p for p in PRIORS if p in set(some["prior"])):
-                found = (
-                    some[some["prior"] == prior].groupby("n")[measure].apply(lambda v: interval(v.tolist()))
-                )
-                half = [i.half_width or 0.0 for i in found]
-                axis.errorbar(
-                    found.index,
-                    [i.mean for i in found],
-                    half,
-                    marker="o",
-                    markersize=3,
-                    capsize=2,
-                    color=colour(prior),
-                    label=_words(prior),
-                )
-            axis.set(
-                xscale="log",
-                xlabel="images to learn from",
-                ylabel=word,
-                title=SETS.get(str(name), str(name)),
-            )
-            axis.set_xticks(sorted(some["n"].unique()), [str(n) for n in sorted(some["n"].unique())])
+            axis.set_title(what, fontsize=9)
+            axis.set(xscale="log", xlim=(0.8 * min(ticks), 1.25 * max(ticks)))
+            axis.set_xticks(ticks, [str(n) for n in ticks])
             axis.minorticks_off()
+            axis.tick_params(labelsize=8)
+            axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("images to learn from", fontsize=9)
     figure.legend(
-        *axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+        *axes[0][0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
     )
     return png(figure)
 
@@ -218,23 +228,24 @@ def _rows(nll: pd.DataFrame, accuracy: pd.DataFrame, tested: bool) -> list[list[
 
 
 def picture(nll: pd.DataFrame, accuracy: pd.DataFrame) -> bytes:
-    """A row a comparison, a panel a set and measure."""
-    others = list(nll["second"].unique())
-    places = list(nll.groupby(PLACES, sort=False).groups)
+    """A row a comparison and size, a column a set, a line a measure."""
+    rows = sorted({(KLEIN_AND.index(r["second"]), r["n"]) for _, r in nll.iterrows()})
+    rows = [(KLEIN_AND[i], n) for i, n in rows]
     panels = []
-    for rows, what in (
+    for found, what in (
         (nll, "NLL, nats (left: Klein better)"),
         (accuracy, "accuracy (right: Klein better)"),
     ):
-        for place in places:
-            here = rows[(rows[PLACES] == list(place)).all(axis=1)].set_index("second")
-            cells: list[Cell | None] = [None] * len(others)
-            for i, other in enumerate(others):
-                if other in here.index:
-                    half = here.loc[other, "half_width"]
-                    cells[i] = Cell(here.loc[other, "mean"], None if pd.isna(half) else half)
-            panels.append(Panel(_place(place), what, cells))
-    return forest([_words(o) for o in others], [colour(o) for o in others], panels, min(3, len(places)))
+        for name, here in found.groupby("dataset", sort=False):
+            of = {(r["second"], r["n"]): r for _, r in here.iterrows()}
+            cells = [_cell(of[row]) if row in of else None for row in rows]
+            panels.append(Panel(SETS.get(str(name), str(name)), what, cells))
+    labels = [f"{_words(other)}, n = {n}" for other, n in rows]
+    return forest(labels, [colour(other) for other, _ in rows], panels, len(panels) // 2)
+
+
+def _cell(row: pd.Series) -> Cell:
+    return Cell(row["mean"], None if pd.isna(row["half_width"]) else row["half_width"])
 
 
 def write(store: Store, folder: Path, family: int = 0) -> Path:
