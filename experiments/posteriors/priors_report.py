@@ -229,8 +229,13 @@ def _rows(nll: pd.DataFrame, accuracy: pd.DataFrame, tested: bool) -> list[list[
 
 def picture(nll: pd.DataFrame, accuracy: pd.DataFrame) -> bytes:
     """A row a comparison and size, a column a set, a line a measure."""
-    rows = sorted({(KLEIN_AND.index(r["second"]), r["n"]) for _, r in nll.iterrows()})
-    rows = [(KLEIN_AND[i], n) for i, n in rows]
+    sizes = sorted(nll["n"].unique())
+    rows = [
+        (other, n)
+        for other in KLEIN_AND
+        for n in sizes
+        if ((nll["second"] == other) & (nll["n"] == n)).any()
+    ]
     panels = []
     for found, what in (
         (nll, "NLL, nats (left: Klein better)"),
