@@ -155,8 +155,8 @@ def test_the_energy_of_chains_is_minus_the_log_joint(priors: tuple[Any, Any]) ->
     assert energies[0] - energies[1] == pytest.approx(log_joints[1] - log_joints[0], rel=1e-6)
     before = net(data[0])
     assert torch.equal(before, net(data[0]))  # its own weights are in use again
-    with pytest.raises(ValueError, match="target"):
-        NetworkPotential(net, (data[0], data[1] + 9), categorical)(q)
+    with pytest.raises(ValueError, match="target"):  # before any gradient
+        NetworkPotential(net, (data[0], data[1] + 9), categorical)
     assert torch.equal(before, net(data[0]))
 
 

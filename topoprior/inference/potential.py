@@ -205,6 +205,10 @@ class NetworkPotential(Potential):
                 precision[block.where] = 1
             elif not isinstance(law, Uniform):
                 self.others.append((block, law))
+        if log_likelihood is categorical:  # the targets stay as they are: they are checked here, and not for every gradient
+            with torch.no_grad():
+                check_classes(net(data[0]), data[1])
+            log_likelihood = _categorical
         self.net, self.data, self.log_likelihood = net, data, log_likelihood
         self.weights = NetworkWeights(delta_posteriors(net), space)
         super().__init__(self._of_parts, space, precision)
@@ -217,8 +221,6 @@ class NetworkPotential(Potential):
         try:
             self.weights.hold(q)
             likelihood = self.log_likelihood(self.net(x), y).sum()
-            if self.log_likelihood is categorical:
-                self.log_likelihood = _categorical  # the targets stay as they are: checked once
         finally:
             self.weights.release()
         for block, law in self.others:
