@@ -127,7 +127,9 @@ def examine(problem: Problem, budget: float) -> dict[str, Any]:
 
 
 def rows(found: dict[str, Any]) -> list[list[object]]:
-    levels = [[level, *(f"{value:.3f}" for value in found["levels"][level].values())] for level in LEVELS]
+    levels: list[list[object]] = [
+        [level, *(f"{value:.3f}" for value in found["levels"][level].values())] for level in LEVELS
+    ]
     return [*levels, ["(draws of the prior)", f"{found['powers'][0]:.3f}", "", ""]]
 
 
