@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import topoprior as tp
 from topoprior.inference import BAOAB, PosteriorSamples, diagnose, log_joint, log_prior, run_chain
@@ -231,6 +232,14 @@ def test_samples(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
     assert set(samples.parameters) == {name for name, _ in net.named_parameters()}
     p = samples.predict(x, max_batch=5)
     assert p.shape == (12, 12, 3)
+    loader = DataLoader(TensorDataset(*data), batch_size=5)
+    torch.testing.assert_close(samples.predict(loader, max_batch=3), p)
+    with pytest.raises(TypeError, match="x: expected a tensor .* found list"):
+        samples.predict([[1.0]])
+    with pytest.raises(ValueError, match="x: expected a loader of batches, found none"):
+        samples.predict(iter(()))
+    with pytest.raises(ValueError, match="max_batch: expected at least 1"):
+        samples.predict(x, max_batch=0)
     for index in (0, 7):
         torch.testing.assert_close(samples.network(index)(x).softmax(-1), p[index])
     torch.testing.assert_close(samples.network(7)(x), samples.outputs(x)[7])

@@ -67,6 +67,33 @@ def test_bad_input(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
         quick(net, data, folder=tmp_path / "file")
 
 
+def test_likelihoods_that_are_broadcast_are_refused(data: tuple[Tensor, Tensor]) -> None:
+    """(12, 1) - (12,) is (12, 12): a sum of 144 terms that says nothing of 12 examples."""
+    x, y = data[0], torch.randn(12)
+    net = nn.Sequential(nn.Flatten(), tp.BayesLinear(16, 1, posterior="delta"))
+
+    def squares(output: Tensor, target: Tensor) -> Tensor:
+        return -(output - target).square()
+
+    for ask in (quick, tp.log_joint):
+        with pytest.raises(
+            ValueError, match=r"log_likelihood: expected .* found \(12, 12\) of outputs \(12, 1\)"
+        ):
+            ask(net, (x, y), log_likelihood=squares)
+        with pytest.raises(TypeError, match="log_likelihood: expected a tensor, found float"):
+            ask(net, (x, y), log_likelihood=lambda output, target: 1.0)
+        with pytest.raises(ValueError, match="as many targets as inputs, found 11 and 12"):
+            ask(net, (x, y[1:]), log_likelihood=squares)
+    with pytest.raises(ValueError, match=r"at least one example, found targets \(\)"):
+        quick(net, (x, y[0]), log_likelihood=squares)
+    assert tp.log_joint(net, (x, y[:, None]), log_likelihood=squares).isfinite()
+
+
+def test_coordinates_that_are_not_given_are_named(data: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ValueError, match="params: expected a tensor 0.weight_posterior.z, found none"):
+        tp.log_joint(network(), data, params={})
+
+
 def test_chains_that_diverge_are_named_and_the_others_kept(data: tuple[Tensor, Tensor]) -> None:
     net, calls = network(), [0]
 

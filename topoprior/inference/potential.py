@@ -67,6 +67,25 @@ def _categorical(output: Tensor, target: Tensor) -> Tensor:
     return -F.cross_entropy(output, target, reduction="sum")
 
 
+def summed(log_likelihood: LogLikelihood, output: Any, target: Any) -> Tensor:
+    """What a log likelihood says of a batch, a scalar.
+
+    Raises:
+        TypeError: it returns no tensor.
+        ValueError: it returns more numbers than there are outputs and targets, as (N, 1) minus (N,) has.
+    """
+    found = log_likelihood(output, target)
+    if not isinstance(found, Tensor):
+        raise TypeError(f"log_likelihood: expected a tensor, found {type(found).__name__}")
+    most = [x.numel() for x in (output, target) if isinstance(x, Tensor)]
+    if len(most) == 2 and found.numel() > max(most):
+        raise ValueError(
+            f"log_likelihood: expected a sum or one number an example, found {tuple(found.shape)} of outputs "
+            f"{tuple(output.shape)} and targets {tuple(target.shape)}, which torch has broadcast"
+        )
+    return found.sum()
+
+
 def delta_posteriors(net: nn.Module) -> dict[str, DeltaPosterior]:
     """The delta posteriors of a network by name, each once.
 
@@ -114,6 +133,9 @@ def rest_of(net: nn.Module) -> dict[str, Tensor]:
 def _own(posterior: DeltaPosterior, name: str, params: Parameters | None) -> dict[str, Tensor]:
     if params is None:
         return posterior.parts()
+    for part in posterior.coordinates.parts:
+        if f"{name}.{part}" not in params:
+            raise ValueError(f"params: expected a tensor {name}.{part}, found none of this name")
     return {part: params[f"{name}.{part}"] for part in posterior.coordinates.parts}
 
 
@@ -129,7 +151,7 @@ def log_prior(net: nn.Module, params: Parameters | None = None) -> Tensor:
         params: coordinates in place of the network's own, by parameter names; others may be among them.
 
     Raises:
-        ValueError: no Bayesian layer, or one with a posterior of another family.
+        ValueError: no Bayesian layer, or one with a posterior of another family; coordinates that are not in ``params``.
 
     Example:
         >>> import topoprior as tp
@@ -165,8 +187,9 @@ def log_joint(
         log_likelihood: of (outputs, targets), summed over the batch or one number an example.
 
     Raises:
+        TypeError: ``log_likelihood`` returns no tensor.
         ValueError: as of :func:`log_prior`; an empty batch, ``num_data`` below its size; targets that do not fit, as in
-            :func:`~topoprior.elbo_loss`.
+            :func:`~topoprior.elbo_loss`; a likelihood of more numbers than there are outputs, which were broadcast.
 
     Example:
         >>> import topoprior as tp
@@ -179,9 +202,11 @@ def log_joint(
     x, y = batch
     if not len(x):
         raise ValueError(f"batch: expected at least one example, found inputs {tuple(x.shape)}")
+    if len(x) != len(y):
+        raise ValueError(f"batch: expected as many targets as inputs, found {len(y)} and {len(x)}")
     count = len(x) if num_data is None else check_int("num_data", num_data, len(x))
     output = net(x) if params is None else call_with(net, params, x)
-    likelihood = log_likelihood(output, y).sum()
+    likelihood = summed(log_likelihood, output, y)
     prior = log_prior(net, params)
     return prior + count / len(x) * likelihood.to(prior)
 
@@ -222,7 +247,7 @@ class NetworkPotential(Potential):
         x, y = self.data
         try:
             self.weights.hold(q)
-            likelihood = self.log_likelihood(self.net(x), y).sum()
+            likelihood = summed(self.log_likelihood, self.net(x), y)
         finally:
             self.weights.release()
         for block, law in self.others:

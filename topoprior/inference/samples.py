@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from topoprior.inference.diagnostics import Diagnostics, diagnose
 from topoprior.inference.functional import call_with
 from topoprior.inference.geometry import StateSpace
 from topoprior.inference.potential import parts_of, rest_of
+from topoprior.nn.batches import inputs_of, is_loader, split
 from topoprior.nn.inference import as_probabilities
+from topoprior.utils.checks import check_int
 from topoprior.utils.files import CheckpointError, pack, read_file, unpack, write_atomically
 
 FORMAT = "topoprior.samples/1"
@@ -98,24 +101,35 @@ class PosteriorSamples(Samples):
         return PosteriorSamples(**vars(Samples.of(chains, space)), net=net)
 
     @torch.no_grad()
-    def outputs(self, x: Tensor, *, max_batch: int = 1024) -> Tensor:
+    def outputs(self, x: Tensor | Iterable[Any], *, max_batch: int = 1024) -> Tensor:
         """What the network returns with every draw, (chains * draws, batch, ...), chain after chain.
 
         Args:
-            x: (batch, ...).
+            x: (batch, ...), or a loader of such batches, of which a tuple or list counts by its first element.
             max_batch: inputs in one pass.
-        """
-        flat = {name: p.flatten(0, 1) for name, p in self.parameters.items()}
-        parts = x.split(max_batch)
-        found = []
-        for s in range(self.num_chains * self.num_samples):
-            parameters = {name: p[s] for name, p in flat.items()}
-            found.append(torch.cat([call_with(self.net, parameters, p) for p in parts]))
-        return torch.stack(found)
 
-    def predict(self, x: Tensor, *, max_batch: int = 1024) -> Tensor:
+        Raises:
+            TypeError: ``x`` is neither, ``max_batch`` no int.
+            ValueError: a scalar, an empty loader, ``max_batch`` below 1.
+        """
+        max_batch = check_int("max_batch", max_batch)
+        device = next(iter(self.parameters.values())).device
+        batches = [x] if not is_loader(x) else (inputs_of(batch, device) for batch in x)
+        found = [self._outputs(part) for batch in batches for part in split(_inputs(batch), max_batch)]
+        if not found:
+            raise ValueError("x: expected a loader of batches, found none in it")
+        return torch.cat(found, 1)
+
+    def _outputs(self, x: Any) -> Tensor:
+        flat = {name: p.flatten(0, 1) for name, p in self.parameters.items()}
+        draws = range(self.num_chains * self.num_samples)
+        return torch.stack(
+            [call_with(self.net, {name: p[s] for name, p in flat.items()}, x) for s in draws]
+        )
+
+    def predict(self, x: Tensor | Iterable[Any], *, max_batch: int = 1024) -> Tensor:
         """Class probabilities under every draw, (chains * draws, batch, classes): their mean over the draws is the
-        posterior predictive. For a network that returns logits."""
+        posterior predictive. For a network that returns logits. Arguments and errors of :meth:`outputs`."""
         return as_probabilities(self.outputs(x, max_batch=max_batch))
 
     def network(self, index: int) -> nn.Module:
@@ -126,7 +140,7 @@ class PosteriorSamples(Samples):
                 net.get_parameter(name).copy_(p.flatten(0, 1)[index])
         return net.requires_grad_(True)
 
-    def diagnose(self, x: Tensor) -> Diagnostics:
+    def diagnose(self, x: Tensor | Iterable[Any]) -> Diagnostics:
         """R-hat and effective sample sizes of the predictions for ``x``: :func:`topoprior.inference.diagnose`."""
         probabilities = self.predict(x)
         return diagnose(probabilities.unflatten(0, (self.num_chains, self.num_samples)), self.stats)
@@ -150,6 +164,12 @@ class PosteriorSamples(Samples):
         if rest:  # files from before have none
             _load_rest(path, net, rest)
         return PosteriorSamples(**vars(samples), net=net)
+
+
+def _inputs(x: Any) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x: expected a tensor (batch, ...), or a loader, found {type(x).__name__}")
+    return x
 
 
 def _read(path: Path | str) -> tuple[Samples, dict[str, Tensor]]:

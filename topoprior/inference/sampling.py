@@ -148,7 +148,7 @@ def sample_posterior(
 
     The chains move the whitened coordinates of delta posteriors (``posterior="delta"``): latents drift on the cover,
     where their law is constant and deck transformations are isometries, and are pushed down when they are stored.
-    Other parameters of the network stay as they are. The network is used in evaluation mode and is not changed.
+    All of them move, whatever their ``requires_grad``; other parameters of the network stay as they are. The network is used in evaluation mode and is not changed.
 
     Args:
         net: with delta posteriors.
@@ -163,9 +163,9 @@ def sample_posterior(
         :class:`PosteriorSamples`. Chains that diverged are left out, with a warning that names the parameter.
 
     Raises:
-        TypeError: ``net`` is no module, data are no tensors.
+        TypeError: ``net`` is no module, data are no tensors, ``log_likelihood`` returns none.
         ValueError: no Bayesian layer, posteriors that are no points, counts below 1, data that are empty or not finite,
-            an unknown ``method`` or ``start``, a ``folder`` of another run.
+            a likelihood of more numbers than there are outputs (which torch has broadcast), an unknown ``method`` or ``start``, a ``folder`` of another run.
         SamplingError: all chains diverged.
 
     Example:
@@ -276,7 +276,7 @@ def _check_data(data: Any) -> tuple[Tensor, Tensor]:
     for name, tensor in (("inputs", x), ("targets", y)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"data: expected tensors, found {name} of type {type(tensor).__name__}")
-        if not len(tensor):
+        if not tensor.dim() or not len(tensor):
             raise ValueError(f"data: expected at least one example, found {name} {tuple(tensor.shape)}")
         if tensor.is_floating_point():
             check_values(f"data: {name}", tensor)
