@@ -6,7 +6,8 @@
 A cell is a prior on a split of a set: chains of a small network with Bayesian layers throughout, each from a draw of the prior, a run each. They go
 on, round by round, until their predictions agree or --most gradients are spent. Split by split, so that what was stopped early is the whole comparison
 with fewer splits; more splits, sizes, sets or priors add to what there is. --earlier goes on from a report's runs.csv. --select tries every
-gain of the last layer in short chains, on a split and on images that are not reported. --report writes report.md, runs.csv, forest.png and sizes.png
+gain of the last layer in short chains, on a split and on images that are not reported. --half-step makes the cells again with a smaller step,
+which says how large the bias of chains without an accept step is; their rows go to half-step.csv. --report writes report.md, runs.csv, forest.png and sizes.png
 from the runs that there are and the rows of a runs.csv that is there, and runs nothing.
 """
 
@@ -51,6 +52,13 @@ from experiments.posteriors.setting import Images, check_size, held_out, split
 
 GAINS = (1.0, 2.0, 4.0)  # of the last layer's Gaussian prior: the candidates
 SHORT = {"warmup": 300, "num_samples": 20, "thinning": 10}
+#: About .4 of the step, for its bias; the energy error of a step is of its third power.
+HALF = {
+    "warmup": 2000,
+    "num_samples": 50,
+    "thinning": 80,
+    "energy_error": converge.CHAIN["energy_error"] / 64,
+}
 _SELECTION = 100  # the split that gains are chosen on
 _VALIDATION = 1000  # training images that judge that choice
 
@@ -127,10 +135,11 @@ class Data:
 def cells(args: argparse.Namespace, earlier: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Split by split, size by size, set by set, all priors side by side; without those of ``earlier``."""
     seeds = [_SELECTION] if args.select else seed_list(args.seeds, 0)
+    role = "selection" if args.select else "half step" if args.half_step else "reported"
     for seed, n, name in product(seeds, args.n, args.datasets):
         for gain, prior in product(GAINS if args.select else [args.last_gain], args.priors):
             cell = {
-                "role": "selection" if args.select else "reported", "dataset": Path(name).name, "prior": prior, "seed": seed, "n": n,
+                "role": role, "dataset": Path(name).name, "prior": prior, "seed": seed, "n": n,
                 "chains": 2 if args.select else args.chains, "size": args.size, "test": args.test,
                 "widths": [args.width, 2 * args.width], "last_gain": gain,
             }  # fmt: skip
@@ -144,7 +153,9 @@ def settings(args: argparse.Namespace, count: int) -> dict[str, Any] | None:
     found["num_samples"] = converge.CHAIN["first"] + count * converge.CHAIN["more"]
     if args.select:
         found |= SHORT
-    elif count and found["warmup"] + found["num_samples"] * found["thinning"] > args.most:
+    if args.half_step:
+        found |= HALF | {"num_samples": HALF["num_samples"] + count * converge.CHAIN["more"]}
+    if not args.select and count and found["warmup"] + found["num_samples"] * found["thinning"] > args.most:
         return None
     return {
         k: max(min(v, 4), round(v * args.budget)) if isinstance(v, int) else v for k, v in found.items()
@@ -228,6 +239,11 @@ def make_parser() -> Parser:
     )
     add_earlier(runs_group)
     add("--select", action="store_true", help="run the candidates of the last layer's gain instead")
+    add(
+        "--half-step",
+        action="store_true",
+        help="chains of about .4 of the step instead, 6,000 gradients, beside the others: what of a difference is the sampler's bias",
+    )
     add("--budget", type=positive, default=1.0, help="every count of steps is multiplied by it")
     parser.add_argument("--output", type=Path, default=Path("results/posterior"), help="folder of the runs")
     parser.add_argument(
@@ -253,13 +269,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         check_known(args.priors, PRIORS, "--priors")
         check_size("--size", args.size)
+        if args.select and args.half_step:
+            raise ValueError("--half-step and --select exclude each other")
         if args.chains < 2:
             raise ValueError(
                 f"--chains {args.chains}: give at least 2, whether they agree is what is asked"
             )
         earlier = read_runs(args.earlier)
         args.output.mkdir(parents=True, exist_ok=True)
-        write_config(args, chain=converge.CHAIN, short=SHORT, gains=GAINS)
+        write_config(args, chain=converge.CHAIN, short=SHORT, gains=GAINS, half_step_chain=HALF)
         return 1 if run(args, earlier) else 0
     return ending.status
 
