@@ -45,6 +45,24 @@ def test_chains_are_made_once_and_reported(tmp_path, monkeypatch):
     assert (tmp_path / "report" / "forest.png").stat().st_size < 150_000
 
 
+def test_the_smaller_step_stands_beside_the_usual_one(tmp_path, monkeypatch):
+    """Rows of their own, which no difference of the usual chains sees; its table is small minus usual, by split."""
+    monkeypatch.setattr(priors, "HALF", {**priors.HALF, "warmup": 6, "num_samples": 4, "thinning": 2})
+    assert command(tmp_path) == 0
+    assert command(tmp_path, "--half-step") == 0
+    report = tmp_path / "report"
+    assert command(tmp_path, "--report", str(report)) == 0
+    usual, small = (pd.read_csv(report / f"{name}.csv") for name in ("runs", "half-step"))
+    assert usual["prior"].tolist() == small["prior"].tolist() == ["klein-3x3", "twin"]
+    assert (small["step_size"] < usual["step_size"]).all()
+    text = (report / "report.md").read_text(encoding="utf-8")
+    for k, words in enumerate(("Klein bottle", "Gaussian with Klein's moments")):
+        difference = small["nll"][k] - usual["nll"][k]
+        assert f"| {words} | Fashion-MNIST subset, n = {usual['n'][0]} | 1 | {difference:+.4f} |" in text
+    between = small["nll"][0] - small["nll"][1]
+    assert f"n = {usual['n'][0]} | 1 | {between:+.4f} |" in text.split("with the small step:")[1]
+
+
 @pytest.mark.slow  # starts processes
 def test_two_workers_give_the_numbers_of_one(tmp_path):
     assert command(tmp_path / "one", "--priors", "twin") == 0
