@@ -113,9 +113,9 @@ def _halved(page: Document, table: pd.DataFrame, halved: pd.DataFrame) -> None:
         rows.append([_words(a["prior"]), _place((a["dataset"], a["n"])), str(a["seeds"]), *cells])
     page.table(rows)
     pairs = [pair for pair in FAMILY if set(pair) <= set(halved["prior"])]
-    found = [compared(halved, m, pairs) for m in ("nll", "accuracy")]
+    nll, accuracy = (compared(halved, m, pairs) for m in ("nll", "accuracy"))
     page.text("The announced differences with the small step:")
-    page.table([["comparison", "set", "splits", "NLL", "accuracy"], *_rows(*found, tested=False)])
+    page.table([["comparison", "set", "splits", "NLL", "accuracy"], *_rows(nll, accuracy, tested=False)])
 
 
 def _place(place: Any) -> str:
