@@ -222,7 +222,7 @@ def make_parser() -> Parser:
         type=_candidate,
         action="append",
         metavar="RATE,LATENTS,DECAY,TEMPERATURE",
-        help="run this candidate where rates are chosen, to see what it does; once or several times, nothing is chosen by it",
+        help="run this candidate where rates are chosen, to see what it does; once or several times, nothing is chosen by it; without it none",
     )
     model.add_argument("--device", default="cpu", help="cpu or cuda")
     add_earlier(parser)

@@ -202,7 +202,7 @@ def log_joint(
     x, y = batch
     if not len(x):
         raise ValueError(f"batch: expected at least one example, found inputs {tuple(x.shape)}")
-    if len(x) != len(y):
+    if log_likelihood is not categorical and len(x) != len(y):  # categorical says which targets fit
         raise ValueError(f"batch: expected as many targets as inputs, found {len(y)} and {len(x)}")
     count = len(x) if num_data is None else check_int("num_data", num_data, len(x))
     output = net(x) if params is None else call_with(net, params, x)
