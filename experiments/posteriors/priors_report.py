@@ -98,9 +98,12 @@ def report(table: pd.DataFrame, selection: pd.DataFrame, halved: pd.DataFrame, f
 
 def _halved(page: Document, table: pd.DataFrame, halved: pd.DataFrame) -> None:
     """What a smaller step changes, by prior and in the announced differences, on the splits that have both."""
+    sizes = halved.merge(table, on=[*PLACES, "prior", "seed"], suffixes=("", " usual")).dropna(
+        subset=["step_size usual"]
+    )
     page.text(
         "The chains have no accept step, so their law depends on the step. Cells made again with "
-        f"{(halved['step_size'].mean() / table['step_size'].mean()):.2f} of it, {halved['gradients'].mean():,.0f} gradients a chain, largest r-hat "
+        f"{(sizes['step_size'] / sizes['step_size usual']).mean():.2f} of it, {halved['gradients'].mean():,.0f} gradients a chain, largest r-hat "
         f"{halved['r_hat'].max():.2f}: NLL with the small step minus that with the usual one, paired by split, ± half the 95% interval, neither announced nor corrected."
     )
     both = pd.concat([table.assign(step="usual"), halved.assign(step="small")])
