@@ -31,17 +31,13 @@ def differences(accuracy: pd.DataFrame, nll: pd.DataFrame) -> bytes:
     ):
         for place, some in rows.groupby(PLACES):
             by_pair = {(r["first"], r["second"]): r for _, r in some.iterrows()}
-            cells = [_cell(by_pair[pair]) if pair in by_pair else None for pair in pairs]
+            cells = [Cell.of(by_pair[pair]) if pair in by_pair else None for pair in pairs]
             panels.append(Panel(where(place).split(", ", 1)[1], axis, cells))
     labels = [
         f"{METHODS[a].words.removesuffix(', MAP')} - {METHODS[b].words.removesuffix(', MAP')}"
         for a, b in pairs
     ]
     return forest(labels, [colour(b if a == "klein" else a) for a, b in pairs], panels, len(panels) // 2)
-
-
-def _cell(row: pd.Series) -> Cell:
-    return Cell(row["mean"], None if pd.isna(row["half_width"]) else row["half_width"])
 
 
 def _methods(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

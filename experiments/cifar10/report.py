@@ -50,8 +50,6 @@ _COLUMNS = {
     "scaled/ECE": "ECE, scaled", AURC: "AURC", AUROC: "AUROC, foreign", "corrupted/Acc": "accuracy, corrupted",
     "kernel numbers": "kernel numbers", "checkpoint kB": "kB", "core minutes": "core minutes",
 }  # fmt: skip
-
-
 _CANDIDATE = ["method", "rate", "rate of latents", "decay", "temperature", "accuracy", "NLL, scaled"]
 
 

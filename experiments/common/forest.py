@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import pandas as pd
+
 from experiments.common.document import cut
 from experiments.common.pictures import png
 
@@ -19,6 +21,11 @@ class Cell(NamedTuple):
     mean: float
     half_width: float | None
     above: float | None = None
+
+    @classmethod
+    def of(cls, row: pd.Series) -> Cell:
+        """A row of :func:`experiments.common.tables.differences`."""
+        return cls(row["mean"], None if pd.isna(row["half_width"]) else row["half_width"])
 
 
 class Panel(NamedTuple):

@@ -24,13 +24,12 @@ _CHAIN = {
     "energy_error": converge.CHAIN["energy_error"],
     "friction": converge.CHAIN["friction"],
 }
-_HALF = converge.CHAIN["energy_error"] / 64  # its variance is as the sixth power of the step
 REFERENCE = "reference"
 ENGINES = {
     REFERENCE: Row("reference: BAOAB, 4 chains of 4,500 gradients", methods.chains,
         {"num_chains": 4, "warmup": 1500, "num_samples": 75, "thinning": 40, **_CHAIN}),
     "baoab-half": Row("BAOAB, half the step, 4 chains of 6,000 gradients", methods.chains,
-        {"num_chains": 4, "warmup": 2000, "num_samples": 50, "thinning": 80, **_CHAIN, "energy_error": _HALF}),
+        {"num_chains": 4, **_CHAIN, **converge.HALF_STEP}),
     "map": Row("MAP (delta), 600 steps", methods.point, {"members": 1, **_POINT}),
     "ensemble": Row("deep ensemble of 5 MAPs", methods.point, {"members": 5, **_POINT}),
     "laplace-last": Row("last-layer Laplace at the MAP", methods.laplace_last, _POINT),

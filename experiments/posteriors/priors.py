@@ -52,13 +52,6 @@ from experiments.posteriors.setting import Images, check_size, held_out, split
 
 GAINS = (1.0, 2.0, 4.0)  # of the last layer's Gaussian prior: the candidates
 SHORT = {"warmup": 300, "num_samples": 20, "thinning": 10}
-#: About .4 of the step, for its bias; the energy error of a step is of its third power.
-HALF = {
-    "warmup": 2000,
-    "num_samples": 50,
-    "thinning": 80,
-    "energy_error": converge.CHAIN["energy_error"] / 64,
-}
 _SELECTION = 100  # the split that gains are chosen on
 _VALIDATION = 1000  # training images that judge that choice
 
@@ -150,12 +143,13 @@ def cells(args: argparse.Namespace, earlier: pd.DataFrame) -> Iterator[dict[str,
 def settings(args: argparse.Namespace, count: int) -> dict[str, Any] | None:
     """Of a chain in a round, which goes on where the one before has ended; None where that is more than --most gradients."""
     found = {name: converge.CHAIN[name] for name in ("warmup", "thinning", "energy_error", "friction")}
-    found["num_samples"] = converge.CHAIN["first"] + count * converge.CHAIN["more"]
+    found["num_samples"] = converge.CHAIN["first"]
+    if args.half_step:
+        found |= converge.HALF_STEP
+    found["num_samples"] += count * converge.CHAIN["more"]
     if args.select:
         found |= SHORT
-    if args.half_step:
-        found |= HALF | {"num_samples": HALF["num_samples"] + count * converge.CHAIN["more"]}
-    if not args.select and count and found["warmup"] + found["num_samples"] * found["thinning"] > args.most:
+    elif count and found["warmup"] + found["num_samples"] * found["thinning"] > args.most:
         return None
     return {
         k: max(min(v, 4), round(v * args.budget)) if isinstance(v, int) else v for k, v in found.items()
@@ -251,7 +245,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--announced",
-        type=int,
+        type=whole,
         default=0,
         help="comparisons that were announced, if they are more than were run: of the report's p over all of them",
     )
@@ -277,7 +271,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         earlier = read_runs(args.earlier)
         args.output.mkdir(parents=True, exist_ok=True)
-        write_config(args, chain=converge.CHAIN, short=SHORT, gains=GAINS, half_step_chain=HALF)
+        write_config(
+            args, chain=converge.CHAIN, short=SHORT, gains=GAINS, half_step_chain=converge.HALF_STEP
+        )
         return 1 if run(args, earlier) else 0
     return ending.status
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from experiments.posteriors.cells import cells, with_earlier
 from experiments.posteriors.controls import PRIORS
 
 KLEIN = "klein-3x3"
-#: The announced comparisons; those that follow it say which step of the ladder does what, and are not tested.
 KLEIN_AND = ("gaussian", "twin", "linear", "torus-3x3")
+#: The announced comparisons; those that follow it say which step of the ladder does what, and are not tested.
 FAMILY = [(KLEIN, other) for other in KLEIN_AND]
 LADDER = [("twin", "gaussian"), ("linear", "twin")]
 SETS = {"mnist": "MNIST", "embedded": "Fashion-MNIST subset"}
@@ -98,12 +99,12 @@ def report(table: pd.DataFrame, selection: pd.DataFrame, halved: pd.DataFrame, f
 
 def _halved(page: Document, table: pd.DataFrame, halved: pd.DataFrame) -> None:
     """What a smaller step changes, by prior and in the announced differences, on the splits that have both."""
-    sizes = halved.merge(table, on=[*PLACES, "prior", "seed"], suffixes=("", " usual")).dropna(
+    cells_of_both = halved.merge(table, on=[*PLACES, "prior", "seed"], suffixes=("", " usual")).dropna(
         subset=["step_size usual"]
     )
     page.text(
         "The chains have no accept step, so their law depends on the step. Cells made again with "
-        f"{(sizes['step_size'] / sizes['step_size usual']).mean():.2f} of it, {halved['gradients'].mean():,.0f} gradients a chain, largest r-hat "
+        f"{(cells_of_both['step_size'] / cells_of_both['step_size usual']).mean():.2f} of it, {halved['gradients'].mean():,.0f} gradients a chain, largest r-hat "
         f"{halved['r_hat'].max():.2f}: NLL with the small step minus that with the usual one, paired by split, ± half the 95% interval, neither announced nor corrected."
     )
     both = pd.concat([table.assign(step="usual"), halved.assign(step="small")])
@@ -257,13 +258,8 @@ def _rows(nll: pd.DataFrame, accuracy: pd.DataFrame, tested: bool) -> list[list[
 
 def picture(nll: pd.DataFrame, accuracy: pd.DataFrame) -> bytes:
     """A row a comparison and size, a column a set, a line a measure."""
-    sizes = sorted(nll["n"].unique())
-    rows = [
-        (other, n)
-        for other in KLEIN_AND
-        for n in sizes
-        if ((nll["second"] == other) & (nll["n"] == n)).any()
-    ]
+    there = set(zip(nll["second"], nll["n"], strict=True))
+    rows = [row for row in product(KLEIN_AND, sorted(nll["n"].unique())) if row in there]
     panels = []
     for found, what in (
         (nll, "NLL, nats (left: Klein better)"),
@@ -271,14 +267,10 @@ def picture(nll: pd.DataFrame, accuracy: pd.DataFrame) -> bytes:
     ):
         for name, here in found.groupby("dataset", sort=False):
             of = {(r["second"], r["n"]): r for _, r in here.iterrows()}
-            cells = [_cell(of[row]) if row in of else None for row in rows]
+            cells = [Cell.of(of[row]) if row in of else None for row in rows]
             panels.append(Panel(SETS.get(str(name), str(name)), what, cells))
     labels = [f"{_words(other)}, n = {n}" for other, n in rows]
     return forest(labels, [colour(other) for other, _ in rows], panels, len(panels) // 2)
-
-
-def _cell(row: pd.Series) -> Cell:
-    return Cell(row["mean"], None if pd.isna(row["half_width"]) else row["half_width"])
 
 
 def write(store: Store, folder: Path, family: int = 0) -> Path:

@@ -47,7 +47,8 @@ def test_chains_are_made_once_and_reported(tmp_path, monkeypatch):
 
 def test_the_smaller_step_stands_beside_the_usual_one(tmp_path, monkeypatch):
     """Rows of their own, which no difference of the usual chains sees; its table is small minus usual, by split."""
-    monkeypatch.setattr(priors, "HALF", {**priors.HALF, "warmup": 6, "num_samples": 4, "thinning": 2})
+    half = {**converge.HALF_STEP, "warmup": 6, "num_samples": 4, "thinning": 2}
+    monkeypatch.setattr(converge, "HALF_STEP", half)
     assert command(tmp_path) == 0
     assert command(tmp_path, "--half-step") == 0
     report = tmp_path / "report"

@@ -230,9 +230,8 @@ class NetworkPotential(Potential):
                 precision[block.where] = 1
             elif not isinstance(law, Uniform):
                 self.others.append((block, law))
-        if (
-            log_likelihood is categorical
-        ):  # the targets stay as they are: they are checked here, and not for every gradient
+        if log_likelihood is categorical:
+            # The targets stay as they are: they are checked here, and not for every gradient.
             with torch.no_grad():
                 check_classes(net(data[0]), data[1])
             log_likelihood = _categorical
